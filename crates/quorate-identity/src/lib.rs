@@ -1,0 +1,1 @@
+//! Who signed what: DIDs, keys, signed statements and credentials of quorate.

@@ -1,0 +1,13 @@
+//! The only I/O of quorate: overlay, WireGuard, attach modes, programs and files.
+//!
+//! The pure cores (`quorate-session`, `quorate-path`) decide; this crate obeys and reports.
+//! libp2p types stay inside [`overlay`], gotatun types inside [`wireguard`], smoltcp types
+//! inside [`netstack`].
+
+pub mod attach;
+pub mod files;
+pub mod netstack;
+pub mod overlay;
+pub mod party;
+pub mod program;
+pub mod wireguard;

@@ -1,0 +1,1 @@
+//! A deterministic world for the cores of quorate: one clock, one seed, a hostile network.
