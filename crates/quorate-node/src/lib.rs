@@ -5,9 +5,12 @@
 //! inside [`netstack`].
 
 pub mod attach;
+mod fault;
 pub mod files;
 pub mod netstack;
 pub mod overlay;
 pub mod party;
 pub mod program;
 pub mod wireguard;
+
+pub use fault::Fault;

@@ -1,1 +1,22 @@
-//! To be filled by its owner.
+//! Everything quorate keeps on disk, and how it is removed again.
+//!
+//! ```text
+//! data/   identity/default.json  0600   the long-term key, made at first use
+//!         receipts/              0600   signed receipts of ended sessions
+//!         python/                       private virtual environment of `quorate demo`
+//! state/  sessions/<digest>      0600   what must survive a crash: written before it is sent
+//! run/    <name>-<random>/       0700   one folder per running command, locked, removed at its end
+//! ```
+//!
+//! Folders are 0700 and must belong to this user; files are replaced atomically and synced. A run
+//! folder whose owner is gone (its lock is free) is removed by the next command that starts.
+
+mod atomic;
+mod home;
+mod identity;
+mod run_folder;
+
+pub use atomic::{read_bounded, remove_if_there, write_atomic, write_new};
+pub use home::Home;
+pub use identity::{IdentityFile, MAX_NAME_CHARS};
+pub use run_folder::RunFolder;

@@ -1,0 +1,150 @@
+//! The folder of one running command: private, locked while the command lives, removed at its end.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use quorate_identity::Code;
+use rustix::fs::{FlockOperation, flock};
+
+use super::{Home, atomic::disk};
+use crate::Fault;
+
+/// Name of the lock inside; a folder whose lock is free belongs to nobody any more.
+const LOCK: &str = "lock";
+/// Lock in the parent folder that serialises making and sweeping.
+const MAKING: &str = ".making";
+/// How many leftover folders one sweep looks at.
+const MAX_SWEPT: usize = 1024;
+/// A lock that is a symbolic link is somebody's trick.
+const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// A 0700 folder that disappears with its owner.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Held for as long as the folder is in use; the kernel frees it when this process dies.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Makes `<run>/<name>-<random>` and sweeps what crashed commands left beside it.
+    pub fn create(home: &Home, name: &str) -> Result<Self, Fault> {
+        Home::ensure(home.run())?;
+        // Held until our own lock is: another command's sweep must not meet a folder half made.
+        let _making = exclusive(&home.run().join(MAKING))?;
+        sweep(home.run());
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{name}-"))
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(home.run())
+            .map_err(|e| disk(home.run(), "cannot be written to", &e))?;
+        let lock = open_lock(&folder.path().join(LOCK), true)
+            .map_err(|e| disk(folder.path(), "cannot be locked", &e))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
+            Fault::new(Code::State, format!("the run folder cannot be locked: {e}"))
+        })?;
+        Ok(Self {
+            path: folder.keep(),
+            _lock: lock,
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the folder and everything in it now, and tells when that fails.
+    pub fn remove(self) -> Result<(), Fault> {
+        fs::remove_dir_all(&self.path).map_err(|e| disk(&self.path, "cannot be removed", &e))
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // Already gone after `remove`; otherwise the last chance, and the sweep is behind it.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Opens (or makes) a lock file and waits for the exclusive lock; making a folder takes milliseconds.
+fn exclusive(path: &Path) -> Result<File, Fault> {
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(NO_FOLLOW)
+        .open(path)
+        .map_err(|e| disk(path, "cannot be opened", &e))?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|e| {
+        Fault::new(
+            Code::State,
+            format!("{} cannot be locked: {e}", path.display()),
+        )
+    })?;
+    Ok(lock)
+}
+
+/// Removes run folders whose owner is gone. A folder without our lock is not ours, or its owner is
+/// just making it: it is left alone.
+fn sweep(run: &Path) {
+    let Ok(entries) = fs::read_dir(run) else {
+        return;
+    };
+    for entry in entries.flatten().take(MAX_SWEPT) {
+        let path = entry.path();
+        let Ok(lock) = OpenOptions::new()
+            .read(true)
+            .custom_flags(NO_FOLLOW)
+            .open(path.join(LOCK))
+        else {
+            continue;
+        };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            tracing::info!(folder = %path.display(), "removing what a crashed command left");
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_folder_is_private_and_gone_with_its_owner() {
+        let base = tempfile::tempdir().unwrap();
+        let home = Home::below(base.path());
+        let folder = RunFolder::create(&home, "demo").unwrap();
+        fs::write(folder.path().join("f"), b"x").unwrap();
+        assert_eq!(
+            fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        let path = folder.path().to_owned();
+        folder.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_sweep_removes_what_a_crash_left_and_spares_the_living() {
+        let base = tempfile::tempdir().unwrap();
+        let home = Home::below(base.path());
+        let living = RunFolder::create(&home, "a").unwrap();
+        let dead = home.run().join("b-dead");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join(LOCK), b"").unwrap();
+        let foreign = home.run().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        let next = RunFolder::create(&home, "c").unwrap();
+        assert!(living.path().exists() && next.path().exists());
+        assert!(!dead.exists(), "the folder of a crashed command stayed");
+        assert!(foreign.exists(), "a folder without our lock is not ours");
+    }
+}
