@@ -41,11 +41,7 @@ impl RunFolder {
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(home.run())
             .map_err(|e| disk(home.run(), "cannot be written to", &e))?;
-        let lock = open_lock(&folder.path().join(LOCK), true)
-            .map_err(|e| disk(folder.path(), "cannot be locked", &e))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| {
-            Fault::new(Code::State, format!("the run folder cannot be locked: {e}"))
-        })?;
+        let lock = exclusive(&folder.path().join(LOCK))?;
         Ok(Self {
             path: folder.keep(),
             _lock: lock,
