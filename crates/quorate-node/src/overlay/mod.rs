@@ -1,1 +1,254 @@
-//! To be filled by its owner.
+//! The overlay: how parties find each other and exchange session frames, on libp2p.
+//!
+//! ```text
+//!            hints ─┐                                      ┌─► Listening, LinkUp, Frame,
+//!   beacon (loopback)┼─► dialling ─► connection ─► stream ─► link     LinkDown, Note
+//!    mDNS (scope lan)┘   (TCP, QUIC; noise, TLS 1.3; yamux)  └─◄ send, close_link, dial
+//! ```
+//! A *link* is one connected peer that speaks `/quorate/session/1`: at most one per `PeerId`,
+//! however many connections there are. Frames arrive whole, in order, at most once; what was
+//! queued when a link goes down may be lost. A peer that comes back is a new link.
+//!
+//! Limits: every queue, list, size and time is a named constant in this module tree. Frames of at
+//! most [`MAX_FRAME_BYTES`]; [`LINK_QUEUE_FRAMES`] frames and [`LINK_QUEUE_BYTES`] bytes wait per
+//! link; [`EVENT_QUEUE`] events wait for the caller, who must take them or the links stand still.
+//!
+//! Security. Requires: an identity seed used for this session only, a beacon key known to the
+//! invited only. Provides: confidentiality and integrity towards the named `PeerId`; under
+//! [`Scope::Local`] no packet to anything but loopback; nothing about the session's purpose, DIDs
+//! or software is said to peers, mDNS or others on the machine; bounded cost per hostile peer.
+//! Does not provide: who a peer is (the session proves that), secrecy of the `PeerId` and the
+//! listen addresses on the local network under [`Scope::Lan`] (mDNS shows both).
+
+mod address;
+mod beacon;
+mod dialing;
+mod driver;
+mod frame;
+mod link;
+mod network;
+mod stream;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use tokio::{sync::mpsc, task::JoinHandle};
+use zeroize::Zeroizing;
+
+pub use frame::{FRAME_TIMEOUT, MAX_FRAME_BYTES};
+pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
+
+use link::Links;
+
+/// Events waiting for the caller; a frame counts as one.
+pub const EVENT_QUEUE: usize = 64;
+/// Commands waiting for the overlay's task.
+const COMMAND_QUEUE: usize = 64;
+
+/// Where the overlay listens and dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// This machine: loopback only, no mDNS.
+    Local,
+    /// The networks this machine is in: all interfaces, mDNS.
+    Lan,
+}
+
+/// What an overlay is started with.
+pub struct OverlayConfig {
+    /// Ed25519 seed of this session's libp2p identity; to be used once.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// Where to listen and dial.
+    pub scope: Scope,
+    /// Seals the loopback beacon; derived from the rendezvous secret.
+    pub beacon_key: [u8; 32],
+    /// Addresses to dial, as multiaddr text with or without `/p2p/…`.
+    pub hints: Vec<String>,
+}
+
+impl fmt::Debug for OverlayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OverlayConfig")
+            .field("secret", &"(secret)")
+            .field("scope", &self.scope)
+            .field("beacon_key", &"(secret)")
+            .field("hints", &self.hints)
+            .finish()
+    }
+}
+
+/// What the overlay tells its caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OverlayEvent {
+    /// A link is up. The number is never used again.
+    LinkUp {
+        /// Names the link in [`Overlay::send`] and the other events.
+        link: u64,
+        /// The `PeerId`, `12D3Koo…`, proven by the connection's handshake.
+        peer: String,
+        /// The remote address, as multiaddr text.
+        address: String,
+        /// Whether we dialled.
+        dialer: bool,
+    },
+    /// One whole frame arrived.
+    Frame {
+        /// On which link.
+        link: u64,
+        /// Its content, 1 to [`MAX_FRAME_BYTES`] bytes.
+        bytes: Vec<u8>,
+    },
+    /// A link is gone; nothing more arrives on it.
+    LinkDown {
+        /// Which one.
+        link: u64,
+    },
+    /// The overlay listens on this address.
+    Listening {
+        /// Multiaddr text with `/p2p/…`.
+        address: String,
+    },
+    /// Something a person may want to know; never needed for the program's logic.
+    Note(String),
+}
+
+/// Why an overlay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// The operating system gave no random numbers.
+    #[error("the system's random generator failed: {0}")]
+    Random(String),
+    /// The seed or the transports could not be used.
+    #[error("the overlay could not be set up: {0}")]
+    Setup(String),
+    /// No address could be listened on.
+    #[error("no address to listen on: {0}")]
+    Listen(String),
+}
+
+enum Command {
+    Dial(String),
+    CloseLink(u64),
+    ExpectLinks(usize),
+    Stop,
+}
+
+/// A running overlay. Dropping it stops it as well, without waiting.
+pub struct Overlay {
+    peer: String,
+    links: Links,
+    addresses: Addresses,
+    commands: mpsc::Sender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Overlay")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Overlay {
+    /// Listens, starts the discovery and dials the hints.
+    pub async fn start(
+        config: OverlayConfig,
+    ) -> Result<(Self, mpsc::Receiver<OverlayEvent>), OverlayError> {
+        // Two providers are in the dependency tree; an error only says that one is chosen already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let (commands, orders) = mpsc::channel(COMMAND_QUEUE);
+        let shared = driver::Shared {
+            links: Links::default(),
+            addresses: Addresses::default(),
+        };
+        let (links, addresses) = (shared.links.clone(), shared.addresses.clone());
+        let driver = driver::Driver::start(config, shared, events, orders, Instant::now()).await?;
+        let peer = driver.peer_id().to_string();
+        let task = tokio::spawn(driver.run());
+        let overlay = Self {
+            peer,
+            links,
+            addresses,
+            commands,
+            task,
+        };
+        Ok((overlay, receiver))
+    }
+
+    /// Queues one frame on a link. `false` when the link is gone or its queue is full, or when the
+    /// frame is empty or larger than [`MAX_FRAME_BYTES`]; the frame is not sent then.
+    pub fn send(&self, link: u64, frame: Vec<u8>) -> bool {
+        self.links.send(link, frame)
+    }
+
+    /// The addresses listened on, each with `/p2p/…`.
+    pub fn addresses(&self) -> Vec<String> {
+        self.addresses.list()
+    }
+
+    /// The `PeerId` of this overlay, `12D3Koo…`.
+    pub fn peer_id(&self) -> String {
+        self.peer.clone()
+    }
+
+    /// Closes a link after what is queued was sent, and refuses that peer for a while.
+    pub fn close_link(&self, link: u64) {
+        // Sending ends now, even if the command has to wait.
+        if self.links.close(link) {
+            self.command(Command::CloseLink(link));
+        }
+    }
+
+    /// Dials one more address, at once and again until a link exists. Invalid ones end in a
+    /// [`OverlayEvent::Note`].
+    pub fn dial(&self, multiaddr: String) {
+        self.command(Command::Dial(multiaddr));
+    }
+
+    /// How many links make the beacon fall silent; without this call it never does.
+    pub fn expect_links(&self, links: usize) {
+        self.command(Command::ExpectLinks(links));
+    }
+
+    /// Sends what is queued, closes all links and sockets, and waits until they are gone.
+    pub async fn stop(self) {
+        let _ = self.commands.send(Command::Stop).await;
+        let _ = self.task.await;
+    }
+
+    fn command(&self, command: Command) {
+        if self.commands.try_send(command).is_err() {
+            tracing::warn!("the overlay does not take more commands");
+        }
+    }
+}
+
+/// The list of listen addresses, shared by the handle and the overlay's task.
+#[derive(Clone, Default)]
+struct Addresses(Arc<Mutex<Vec<String>>>);
+
+impl Addresses {
+    fn list(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn add(&self, address: String) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+
+    fn remove(&self, address: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|a| a != address);
+    }
+}

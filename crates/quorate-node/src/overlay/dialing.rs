@@ -1,0 +1,539 @@
+//! Whom to dial next, and when: hints and learnt addresses with their backoff.
+//!
+//! ```text
+//!   waiting ──due──► pending ──failed──► waiting (doubled, at most BACKOFF_MAX)
+//!                       └─connected─► resting while a connection to that peer exists
+//!                                        └─closed─► waiting (from BACKOFF_FIRST when there was a link)
+//! ```
+//! A *target* is a hint (kept for ever, it may come alive late) or a peer with learnt addresses
+//! (forgotten after [`MAX_FAILURES`] failures in a row). TCP and QUIC addresses of a target are
+//! dialled one after the other, [`STAGGER`] apart, and only as long as there is no connection.
+//!
+//! No I/O and no clock in here; `now` comes last.
+//!
+//! Limits: [`MAX_HINTS`] hints, [`MAX_PEERS`] learnt peers with [`MAX_ADDRESSES`] addresses each.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+
+use super::address::{Endpoint, Transport};
+
+/// Hints kept; the bundle has at most 8, the rest is for addresses given later.
+pub const MAX_HINTS: usize = 16;
+/// Peers whose addresses are remembered.
+pub const MAX_PEERS: usize = 128;
+/// Addresses remembered per peer.
+const MAX_ADDRESSES: usize = 8;
+/// Wait after the first failure.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// Longest wait between two attempts.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// Head start of one transport before the other is dialled too.
+const STAGGER: Duration = Duration::from_millis(300);
+/// A learnt peer is forgotten after so many failures in a row.
+const MAX_FAILURES: u32 = 8;
+
+/// Small random differences in waiting times, so that parties do not move in step. Not secret.
+pub(super) struct Jitter(u64);
+
+impl Jitter {
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// `about`, at most a quarter shorter or longer.
+    pub fn around(&mut self, about: Duration) -> Duration {
+        // xorshift64
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let permille = 750 + u32::try_from(self.0 % 501).unwrap_or(250);
+        about * permille / 1000
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Hint(usize),
+    Peer(PeerId),
+}
+
+/// One dial the overlay should make now.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    key: Key,
+    pub peer: Option<PeerId>,
+    pub addresses: Vec<Multiaddr>,
+    pub transport: Transport,
+}
+
+/// Why a dial failed, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The address leads to ourselves.
+    Myself,
+    /// There is a connection to that peer already, so nothing is wrong.
+    Needless,
+    /// Anything else.
+    Other,
+}
+
+struct Target {
+    /// Whom it leads to, once known.
+    peer: Option<PeerId>,
+    endpoints: VecDeque<Endpoint>,
+    due: Instant,
+    failures: u32,
+    /// The transport dialled last in this round, while the other one is still to come.
+    half: Option<Transport>,
+    pending: bool,
+    /// A hint that leads to ourselves, or whose peer was refused.
+    dead: bool,
+}
+
+impl Target {
+    fn new(endpoint: Endpoint, due: Instant) -> Self {
+        Self {
+            peer: endpoint.peer,
+            endpoints: VecDeque::from([endpoint]),
+            due,
+            failures: 0,
+            half: None,
+            pending: false,
+            dead: false,
+        }
+    }
+
+    fn has(&self, transport: Transport) -> bool {
+        self.endpoints.iter().any(|e| e.transport == transport)
+    }
+
+    fn next_transport(&self) -> Transport {
+        match self.half {
+            Some(Transport::Quic) => Transport::Tcp,
+            None if self.has(Transport::Tcp) => Transport::Tcp,
+            Some(Transport::Tcp) | None => Transport::Quic,
+        }
+    }
+
+    fn back_off(&mut self, jitter: &mut Jitter, now: Instant) {
+        let doubled = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        self.half = None;
+        self.due = now + jitter.around(doubled.min(BACKOFF_MAX));
+    }
+
+    fn start_over(&mut self, jitter: &mut Jitter, now: Instant) {
+        self.failures = 0;
+        self.half = None;
+        self.due = now + jitter.around(BACKOFF_FIRST);
+    }
+}
+
+/// The table of targets.
+pub(super) struct Dialing {
+    hints: Vec<Target>,
+    peers: HashMap<PeerId, Target>,
+    pending: HashMap<ConnectionId, Key>,
+    connections: HashMap<PeerId, usize>,
+    jitter: Jitter,
+}
+
+impl Dialing {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            hints: Vec::new(),
+            peers: HashMap::new(),
+            pending: HashMap::new(),
+            connections: HashMap::new(),
+            jitter: Jitter::new(seed),
+        }
+    }
+
+    /// Adds a hint, due at once. `false` when there are too many; a known one is due again.
+    pub fn hint(&mut self, endpoint: Endpoint, now: Instant) -> bool {
+        if let Some(known) = self
+            .hints
+            .iter_mut()
+            .find(|t| t.endpoints.contains(&endpoint))
+        {
+            known.failures = 0;
+            known.due = known.due.min(now);
+            return true;
+        }
+        if self.hints.len() >= MAX_HINTS {
+            return false;
+        }
+        self.hints.push(Target::new(endpoint, now));
+        true
+    }
+
+    /// Remembers addresses of `peer`, due after `delay` if they tell something new.
+    pub fn learn(
+        &mut self,
+        peer: PeerId,
+        endpoints: impl IntoIterator<Item = Endpoint>,
+        delay: Duration,
+        now: Instant,
+    ) {
+        for mut endpoint in endpoints {
+            endpoint.peer = Some(peer);
+            if let Some(target) = self.peers.get_mut(&peer) {
+                if !target.endpoints.contains(&endpoint) {
+                    target.endpoints.push_front(endpoint);
+                    target.endpoints.truncate(MAX_ADDRESSES);
+                    target.failures = 0;
+                    target.due = target.due.min(now + delay);
+                }
+                continue;
+            }
+            if self.peers.len() >= MAX_PEERS && !self.forget_one() {
+                return;
+            }
+            self.peers.insert(peer, Target::new(endpoint, now + delay));
+        }
+    }
+
+    /// Makes room by forgetting the peer that failed most often.
+    fn forget_one(&mut self) -> bool {
+        let worst = self
+            .peers
+            .iter()
+            .filter(|(_, t)| t.failures > 0 && !t.pending)
+            .max_by_key(|(_, t)| t.failures)
+            .map(|(peer, _)| *peer);
+        worst.is_some_and(|peer| self.peers.remove(&peer).is_some())
+    }
+
+    /// Whether there is a connection to `peer`.
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.connections.contains_key(peer)
+    }
+
+    /// The next dial that is due.
+    pub fn poll_attempt(&mut self, now: Instant) -> Option<Attempt> {
+        let key = self
+            .idle()
+            .find(|(_, t)| t.due <= now)
+            .map(|(key, _)| key)?;
+        let target = self.target(key)?;
+        let transport = target.next_transport();
+        let addresses = target
+            .endpoints
+            .iter()
+            .filter(|e| e.transport == transport)
+            .map(|e| e.address.clone())
+            .collect();
+        Some(Attempt {
+            key,
+            peer: target
+                .peer
+                .filter(|_| matches!(key, Key::Peer(_)) || target.expects_peer()),
+            addresses,
+            transport,
+        })
+    }
+
+    /// `attempt` was handed to the network as `connection`.
+    pub fn started(&mut self, attempt: &Attempt, connection: ConnectionId, now: Instant) {
+        self.pending.insert(connection, attempt.key);
+        if let Some(target) = self.target(attempt.key) {
+            let both = target.has(Transport::Tcp) && target.has(Transport::Quic);
+            if both && target.half.is_none() {
+                target.half = Some(attempt.transport);
+                target.due = now + STAGGER;
+            } else {
+                target.pending = true;
+            }
+        }
+    }
+
+    /// A dial failed.
+    pub fn failed(&mut self, connection: ConnectionId, failure: Failure, now: Instant) {
+        let Some(key) = self.pending.remove(&connection) else {
+            return;
+        };
+        let others = self.pending.values().any(|k| *k == key);
+        let Some((target, jitter)) = self.target_and_jitter(key) else {
+            return;
+        };
+        match failure {
+            Failure::Myself => target.dead = true,
+            Failure::Needless => {
+                target.pending = others;
+                target.half = None;
+                target.due = now + jitter.around(BACKOFF_FIRST);
+            }
+            // The other transport of this round is still to come or under way.
+            Failure::Other if target.half.is_some() && !target.pending => target.due = now,
+            Failure::Other if others => {}
+            Failure::Other => {
+                target.pending = false;
+                target.back_off(jitter, now);
+            }
+        }
+        let gone = target.dead || target.failures >= MAX_FAILURES;
+        if let (Key::Peer(peer), true) = (key, gone) {
+            self.peers.remove(&peer);
+        }
+    }
+
+    /// A connection with `peer` exists, dialled by either side.
+    pub fn connected(&mut self, connection: ConnectionId, peer: PeerId) {
+        *self.connections.entry(peer).or_default() += 1;
+        if let Some(key) = self.pending.remove(&connection) {
+            let others = self.pending.values().any(|k| *k == key);
+            if let Some(target) = self.target(key) {
+                target.peer = Some(peer);
+                target.pending = others;
+                target.half = None;
+            }
+        }
+    }
+
+    /// A connection with `peer` is gone. Until a link existed that counts as a failure.
+    pub fn closed(&mut self, peer: PeerId, now: Instant) {
+        let left = self.connections.get_mut(&peer).map_or(0, |n| {
+            *n -= 1;
+            *n
+        });
+        if left > 0 {
+            return;
+        }
+        self.connections.remove(&peer);
+        let (jitter, targets) = self.leading_to(peer);
+        for target in targets {
+            target.back_off(jitter, now);
+        }
+        if self
+            .peers
+            .get(&peer)
+            .is_some_and(|t| t.failures >= MAX_FAILURES)
+        {
+            self.peers.remove(&peer);
+        }
+    }
+
+    /// A link with `peer` came up or went down: what is dialled next starts from short waits.
+    pub fn link_changed(&mut self, peer: PeerId, now: Instant) {
+        let (jitter, targets) = self.leading_to(peer);
+        for target in targets {
+            target.start_over(jitter, now);
+        }
+    }
+
+    /// `peer` is not to be dialled before `until`; its learnt addresses are forgotten.
+    pub fn refuse(&mut self, peer: PeerId, until: Instant) {
+        self.peers.remove(&peer);
+        for hint in self.hints.iter_mut().filter(|t| t.peer == Some(peer)) {
+            hint.due = hint.due.max(until);
+        }
+    }
+
+    /// When [`poll_attempt`](Self::poll_attempt) has something next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.idle().map(|(_, target)| target.due).min()
+    }
+
+    /// Targets that wait for their time: no connection, nothing pending.
+    fn idle(&self) -> impl Iterator<Item = (Key, &Target)> {
+        let hints = self
+            .hints
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (Key::Hint(i), t));
+        let peers = self.peers.iter().map(|(peer, t)| (Key::Peer(*peer), t));
+        hints.chain(peers).filter(|(_, t)| {
+            let connected = t
+                .peer
+                .is_some_and(|peer| self.connections.contains_key(&peer));
+            !t.dead && !t.pending && !connected
+        })
+    }
+
+    fn target(&mut self, key: Key) -> Option<&mut Target> {
+        self.target_and_jitter(key).map(|(target, _)| target)
+    }
+
+    fn target_and_jitter(&mut self, key: Key) -> Option<(&mut Target, &mut Jitter)> {
+        let target = match key {
+            Key::Hint(index) => self.hints.get_mut(index),
+            Key::Peer(peer) => self.peers.get_mut(&peer),
+        };
+        target.map(|target| (target, &mut self.jitter))
+    }
+
+    fn leading_to(
+        &mut self,
+        peer: PeerId,
+    ) -> (&mut Jitter, impl Iterator<Item = &mut Target> + use<'_>) {
+        let all = self.hints.iter_mut().chain(self.peers.values_mut());
+        (&mut self.jitter, all.filter(move |t| t.peer == Some(peer)))
+    }
+}
+
+impl Target {
+    /// A hint with `/p2p/…` expects that peer; one without takes whoever answers, also later
+    /// when somebody else answers there.
+    fn expects_peer(&self) -> bool {
+        self.endpoints.iter().any(|e| e.peer.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::Scope;
+
+    fn endpoint(text: &str) -> Endpoint {
+        Endpoint::parse(text, Scope::Local).expect("a valid address")
+    }
+
+    fn id(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn a_hint_is_dialled_at_once_and_again_with_growing_waits() {
+        let now = Instant::now();
+        let mut table = Dialing::new(7);
+        assert!(table.hint(endpoint("/ip4/127.0.0.1/tcp/9"), now));
+        let mut at = now;
+        let mut waits = Vec::new();
+        for n in 0..12 {
+            let attempt = table.poll_attempt(at).expect("due");
+            table.started(&attempt, id(n), at);
+            assert!(table.poll_attempt(at + LONG).is_none(), "one at a time");
+            table.failed(id(n), Failure::Other, at);
+            let due = table.poll_timeout().expect("hints stay");
+            assert!(table.poll_attempt(at).is_none(), "before its time");
+            waits.push(due - at);
+            at = due;
+        }
+        assert!(waits[0] <= BACKOFF_FIRST * 5 / 4);
+        assert!(waits[3] > waits[0] * 2);
+        assert!(waits.iter().all(|w| *w <= BACKOFF_MAX * 5 / 4));
+    }
+
+    #[test]
+    fn a_connected_peer_is_left_alone_until_its_last_connection_is_gone() {
+        let now = Instant::now();
+        let peer = PeerId::random();
+        let mut table = Dialing::new(7);
+        table.hint(endpoint("/ip4/127.0.0.1/tcp/9"), now);
+        let attempt = table.poll_attempt(now).expect("due");
+        table.started(&attempt, id(1), now);
+        table.connected(id(1), peer);
+        table.connected(id(2), peer);
+        table.learn(
+            peer,
+            [endpoint("/ip4/127.0.0.1/tcp/9")],
+            Duration::ZERO,
+            now,
+        );
+        assert_eq!(table.poll_timeout(), None);
+        table.closed(peer, now);
+        assert_eq!(table.poll_timeout(), None);
+        table.closed(peer, now);
+        assert!(table.poll_attempt(now + LONG).is_some());
+    }
+
+    #[test]
+    fn both_transports_are_tried_one_after_the_other() {
+        let now = Instant::now();
+        let peer = PeerId::random();
+        let mut table = Dialing::new(7);
+        let both = [
+            endpoint("/ip4/127.0.0.1/tcp/9"),
+            endpoint("/ip4/127.0.0.1/udp/9/quic-v1"),
+        ];
+        table.learn(peer, both, Duration::ZERO, now);
+        let first = table.poll_attempt(now).expect("due");
+        assert_eq!(first.peer, Some(peer));
+        assert_eq!(first.addresses.len(), 1);
+        table.started(&first, id(1), now);
+        assert!(table.poll_attempt(now).is_none());
+        let second = table.poll_attempt(now + STAGGER).expect("the other one");
+        assert_ne!(second.transport, first.transport);
+        table.started(&second, id(2), now + STAGGER);
+        assert!(table.poll_attempt(now + LONG).is_none());
+        table.failed(id(1), Failure::Other, now + STAGGER);
+        assert!(
+            table.poll_attempt(now + LONG).is_none(),
+            "QUIC is still pending"
+        );
+        table.failed(id(2), Failure::Other, now + STAGGER);
+        assert!(table.poll_attempt(now + LONG).is_some());
+    }
+
+    #[test]
+    fn the_first_transport_failing_brings_the_second_forward() {
+        let now = Instant::now();
+        let mut table = Dialing::new(7);
+        let both = [
+            endpoint("/ip4/127.0.0.1/tcp/9"),
+            endpoint("/ip4/127.0.0.1/udp/9/quic-v1"),
+        ];
+        table.learn(PeerId::random(), both, Duration::ZERO, now);
+        let first = table.poll_attempt(now).expect("due");
+        table.started(&first, id(1), now);
+        table.failed(id(1), Failure::Other, now);
+        let second = table.poll_attempt(now).expect("at once");
+        assert_ne!(second.transport, first.transport);
+    }
+
+    #[test]
+    fn learnt_peers_are_bounded_and_forgotten_hints_to_ourselves_are_dropped() {
+        let now = Instant::now();
+        let mut table = Dialing::new(7);
+        for _ in 0..2 * MAX_PEERS {
+            table.learn(
+                PeerId::random(),
+                [endpoint("/ip4/127.0.0.1/tcp/9")],
+                LONG,
+                now,
+            );
+        }
+        assert_eq!(table.peers.len(), MAX_PEERS);
+
+        let mut table = Dialing::new(7);
+        let peer = PeerId::random();
+        let many = (1..100).map(|port| endpoint(&format!("/ip4/127.0.0.1/tcp/{port}")));
+        table.learn(peer, many, Duration::ZERO, now);
+        assert_eq!(table.peers[&peer].endpoints.len(), MAX_ADDRESSES);
+        let mut at = now;
+        for n in 0..MAX_FAILURES as usize {
+            let attempt = table.poll_attempt(at).expect("due");
+            table.started(&attempt, id(n), at);
+            table.failed(id(n), Failure::Other, at);
+            at += LONG;
+        }
+        assert!(table.peers.is_empty());
+
+        table.hint(endpoint("/ip4/127.0.0.1/tcp/9"), now);
+        let attempt = table.poll_attempt(now).expect("due");
+        table.started(&attempt, id(99), now);
+        table.failed(id(99), Failure::Myself, now);
+        assert_eq!(table.poll_timeout(), None);
+    }
+
+    #[test]
+    fn hints_are_bounded() {
+        let now = Instant::now();
+        let mut table = Dialing::new(7);
+        for port in 1..=MAX_HINTS {
+            assert!(table.hint(endpoint(&format!("/ip4/127.0.0.1/tcp/{port}")), now));
+        }
+        assert!(
+            table.hint(endpoint("/ip4/127.0.0.1/tcp/1"), now),
+            "known already"
+        );
+        assert!(!table.hint(endpoint("/ip4/127.0.0.1/tcp/999"), now));
+    }
+}

@@ -1,0 +1,622 @@
+//! The overlay's one task: it alone touches the swarm, the dialling table and the beacon.
+//!
+//! ```text
+//!   swarm events ─┐
+//!   ended links ──┤                     ┌─► dials that are due
+//!   commands ─────┼─► one at a time ────┼─► announcements that are due
+//!   beacons ──────┤                     └─► notes, as far as the caller takes them
+//!   due times ────┘
+//! ```
+//! It never waits for the caller: links have tasks of their own, and what it wants to say itself
+//! waits in an outbox of [`OUTBOX`] events, from which the oldest notes fall out first.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
+    identify, mdns, ping,
+    swarm::{
+        ConnectionId, DialError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{Id, JoinError, JoinSet},
+    time::{sleep_until, timeout, timeout_at},
+};
+
+use super::{
+    Addresses, Command, OverlayConfig, OverlayError, OverlayEvent, Scope,
+    address::{Endpoint, Transport},
+    beacon::{Beacon, Sealer},
+    dialing::{Attempt, Dialing, Failure, MAX_HINTS},
+    link::{CLOSE_GRACE, End, Links, Task},
+    network::{Network, Node, NodeEvent, listen_addresses},
+    stream::{self, SESSION_PROTOCOL},
+};
+
+/// Events of the overlay itself that wait for the caller.
+const OUTBOX: usize = 64;
+/// A peer that broke the rules, or whose link the caller closed, is not let in for this long.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+/// Of two peers that heard each other's beacon, the one that does not open streams waits this
+/// long before it dials too.
+const POLITE_WAIT: Duration = Duration::from_secs(1);
+/// The first listen addresses must be known within this time.
+const LISTEN_WAIT: Duration = Duration::from_secs(2);
+/// The swarm's tasks get this long to end after the swarm is gone.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// What the handle and the task share.
+pub(super) struct Shared {
+    pub links: Links,
+    pub addresses: Addresses,
+}
+
+struct Link {
+    peer: PeerId,
+    connection: ConnectionId,
+    task: Id,
+    ended: Option<oneshot::Receiver<()>>,
+    /// Closed by the caller.
+    refused: bool,
+}
+
+/// The state of the task.
+pub(super) struct Driver {
+    swarm: Swarm<Node>,
+    gone: mpsc::Receiver<()>,
+    scope: Scope,
+    shared: Shared,
+    events: mpsc::Sender<OverlayEvent>,
+    orders: mpsc::Receiver<Command>,
+    outbox: VecDeque<OverlayEvent>,
+    dialing: Dialing,
+    beacon: Option<Beacon>,
+    listening: Vec<Endpoint>,
+    links: HashMap<u64, Link>,
+    by_peer: HashMap<PeerId, u64>,
+    next_link: u64,
+    tasks: JoinSet<End>,
+    expected: usize,
+}
+
+impl Driver {
+    /// Builds the swarm, listens, opens the beacon and takes the hints in.
+    pub async fn start(
+        config: OverlayConfig,
+        shared: Shared,
+        events: mpsc::Sender<OverlayEvent>,
+        orders: mpsc::Receiver<Command>,
+        now: Instant,
+    ) -> Result<Self, OverlayError> {
+        let OverlayConfig {
+            secret,
+            scope,
+            beacon_key,
+            hints,
+        } = config;
+        let beacon_key = zeroize::Zeroizing::new(beacon_key);
+        let network = Network::build(secret, scope)?;
+        let seed = || getrandom::u64().map_err(|e| OverlayError::Random(e.to_string()));
+        let mut driver = Self {
+            swarm: network.swarm,
+            gone: network.gone,
+            scope,
+            shared,
+            events,
+            orders,
+            outbox: VecDeque::new(),
+            dialing: Dialing::new(seed()?),
+            beacon: None,
+            listening: Vec::new(),
+            links: HashMap::new(),
+            by_peer: HashMap::new(),
+            next_link: 1,
+            tasks: JoinSet::new(),
+            expected: usize::MAX,
+        };
+        if let Some(error) = network.without_mdns {
+            driver.note(format!(
+                "mDNS does not work here ({error}): parties in this network are not found by \
+                 themselves; give an address with --at ADDRESS"
+            ));
+        }
+        driver.listen().await?;
+        let public = network.public.try_into_ed25519();
+        let public = public.map_err(|e| OverlayError::Setup(e.to_string()))?;
+        match Beacon::open(Sealer::new(&beacon_key, &public), seed()?, now) {
+            Ok(beacon) => driver.beacon = Some(beacon),
+            Err(error) => driver.note_no_beacon(&error),
+        }
+        driver.take_hints(&hints, now);
+        Ok(driver)
+    }
+
+    pub fn peer_id(&self) -> PeerId {
+        *self.swarm.local_peer_id()
+    }
+
+    /// Listens everywhere the scope says and waits for the first addresses.
+    async fn listen(&mut self) -> Result<(), OverlayError> {
+        let mut waiting: Vec<ListenerId> = Vec::new();
+        let mut why = String::new();
+        for address in listen_addresses(self.scope) {
+            match self.swarm.listen_on(address.clone()) {
+                Ok(listener) => waiting.push(listener),
+                // Usual where there is no IPv6.
+                Err(error) => why = format!("{address}: {error}"),
+            }
+        }
+        let deadline = tokio::time::Instant::now() + LISTEN_WAIT;
+        while !waiting.is_empty() {
+            let Ok(event) = timeout_at(deadline, self.swarm.select_next_some()).await else {
+                break;
+            };
+            match &event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    waiting.retain(|id| id != listener_id);
+                }
+                SwarmEvent::ListenerClosed {
+                    listener_id,
+                    reason,
+                    ..
+                } => {
+                    waiting.retain(|id| id != listener_id);
+                    why = format!("{reason:?}");
+                }
+                _ => {}
+            }
+            self.on_swarm(event, Instant::now());
+        }
+        if self.listening.is_empty() {
+            return Err(OverlayError::Listen(why));
+        }
+        Ok(())
+    }
+
+    fn take_hints(&mut self, hints: &[String], now: Instant) {
+        for hint in hints.iter().take(MAX_HINTS) {
+            self.take_hint(hint, now);
+        }
+        if hints.len() > MAX_HINTS {
+            self.note(format!("only the first {MAX_HINTS} address hints are used"));
+        }
+    }
+
+    fn take_hint(&mut self, hint: &str, now: Instant) {
+        match Endpoint::parse(hint, self.scope) {
+            Ok(endpoint) => {
+                if !self.dialing.hint(endpoint, now) {
+                    self.note("there are too many addresses to dial; this one is left out".into());
+                }
+            }
+            Err(why) => {
+                let shown: String = hint.chars().take(80).collect();
+                self.note(format!("the address {shown:?} is not used: {why}"));
+            }
+        }
+    }
+
+    /// Runs until the handle says stop, or is dropped, or nobody takes events any more.
+    pub async fn run(mut self) {
+        let events = self.events.clone();
+        loop {
+            let now = Instant::now();
+            self.dial_due(now);
+            self.announce_due(now).await;
+            let due = self.next_due();
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_swarm(event, Instant::now()),
+                Some(ended) = self.tasks.join_next_with_id() => self.on_link_end(ended, Instant::now()),
+                order = self.orders.recv() => match order {
+                    Some(Command::Stop) | None => break,
+                    Some(order) => self.on_command(order, Instant::now()),
+                },
+                permit = events.reserve(), if !self.outbox.is_empty() => match permit {
+                    Ok(permit) => if let Some(event) = self.outbox.pop_front() {
+                        permit.send(event);
+                    },
+                    Err(_) => break,
+                },
+                (heard, answer) = next_beacon(self.beacon.as_mut()) => {
+                    self.on_beacon(heard.peer, heard.endpoints, answer, Instant::now());
+                }
+                () = sleep_until_or_never(due) => {}
+                () = events.closed() => break,
+            }
+        }
+        self.stop().await;
+    }
+
+    /// Lets the links send what is queued, then takes everything down.
+    async fn stop(mut self) {
+        self.beacon = None;
+        self.shared.links.close_all();
+        let deadline = tokio::time::Instant::now() + CLOSE_GRACE;
+        while !self.tasks.is_empty() {
+            tokio::select! {
+                // The swarm has to run on, or nothing queued would leave.
+                _ = self.swarm.select_next_some() => {}
+                Some(_) = self.tasks.join_next() => {}
+                () = sleep_until(deadline) => break,
+            }
+        }
+        self.tasks.shutdown().await;
+        drop(self.swarm);
+        if timeout(STOP_WAIT, self.gone.recv()).await.is_err() {
+            tracing::warn!("connections of the overlay did not end in time");
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let beacon = self.beacon.as_ref().map(Beacon::due);
+        self.dialing.poll_timeout().into_iter().chain(beacon).min()
+    }
+
+    // ---- dialling
+
+    fn dial_due(&mut self, now: Instant) {
+        while let Some(attempt) = self.dialing.poll_attempt(now) {
+            let opts = dial_opts(&attempt);
+            let connection = opts.connection_id();
+            self.dialing.started(&attempt, connection, now);
+            if let Err(error) = self.swarm.dial(opts) {
+                self.dialing.failed(connection, failure(&error), now);
+            }
+        }
+    }
+
+    // ---- beacon
+
+    async fn announce_due(&mut self, now: Instant) {
+        let Some(beacon) = self.beacon.as_mut().filter(|b| b.due() <= now) else {
+            return;
+        };
+        if self.links.len() >= self.expected {
+            return beacon.rest(now);
+        }
+        // A send on a UDP socket does not wait in practice: the loopback queue is the receiver's.
+        let sent = beacon.announce(&self.listening, now).await;
+        if let Err(error) = sent {
+            self.beacon = None;
+            self.note_no_beacon(&error);
+        }
+    }
+
+    fn on_beacon(&mut self, peer: PeerId, heard: Vec<Endpoint>, answer: bool, now: Instant) {
+        if self.swarm.behaviour().session.is_refused(&peer) || self.dialing.is_connected(&peer) {
+            return;
+        }
+        let delay = if self.peer_id() < peer {
+            Duration::ZERO
+        } else {
+            POLITE_WAIT
+        };
+        self.dialing.learn(peer, heard, delay, now);
+        if let Some(beacon) = self.beacon.as_mut().filter(|_| answer) {
+            beacon.hurry(now);
+        }
+    }
+
+    fn note_no_beacon(&mut self, error: &std::io::Error) {
+        self.note(format!(
+            "multicast on the loopback interface does not work here ({error}): parties on this \
+             machine are not found by themselves; give an address with --at ADDRESS"
+        ));
+    }
+
+    // ---- swarm
+
+    fn on_swarm(&mut self, event: SwarmEvent<NodeEvent>, now: Instant) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_node(event, now),
+            SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address, now),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_expired(&address),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                ..
+            } => {
+                self.dialing.connected(connection_id, peer_id);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, .. } => self.dialing.closed(peer_id, now),
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => {
+                tracing::debug!(%error, "a dial failed");
+                self.dialing.failed(connection_id, failure(&error), now);
+            }
+            other => tracing::trace!(event = ?other, "swarm"),
+        }
+    }
+
+    fn on_node(&mut self, event: NodeEvent, now: Instant) {
+        match event {
+            NodeEvent::Session(event) => self.on_session(event, now),
+            NodeEvent::Ping(ping::Event {
+                connection,
+                result: Err(ping::Failure::Timeout),
+                ..
+            }) => {
+                self.swarm.close_connection(connection);
+            }
+            NodeEvent::Identify(identify::Event::Received {
+                peer_id,
+                connection_id,
+                info,
+            }) if !info.protocols.contains(&SESSION_PROTOCOL) => {
+                self.swarm.close_connection(connection_id);
+                self.refuse(peer_id, now);
+            }
+            NodeEvent::Mdns(mdns::Event::Discovered(found)) => {
+                for (peer, address) in found {
+                    self.on_found(peer, &address, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// mDNS is anybody's word: only plausible addresses of other machines are taken.
+    fn on_found(&mut self, peer: PeerId, address: &Multiaddr, now: Instant) {
+        let Ok(endpoint) = Endpoint::of(address) else {
+            return;
+        };
+        if endpoint.allowed(self.scope).is_err()
+            || endpoint.is_loopback()
+            || peer == self.peer_id()
+            || self.swarm.behaviour().session.is_refused(&peer)
+        {
+            return;
+        }
+        let delay = if self.peer_id() < peer {
+            Duration::ZERO
+        } else {
+            POLITE_WAIT
+        };
+        self.dialing.learn(peer, [endpoint], delay, now);
+    }
+
+    fn on_listening(&mut self, address: &Multiaddr, now: Instant) {
+        let Ok(endpoint) = Endpoint::of(address) else {
+            return;
+        };
+        let text = self.with_peer(address);
+        self.shared.addresses.add(text.clone());
+        self.say(OverlayEvent::Listening { address: text });
+        if endpoint.is_loopback()
+            && let Some(beacon) = &mut self.beacon
+        {
+            beacon.hurry(now);
+        }
+        self.listening.push(endpoint);
+    }
+
+    fn on_expired(&mut self, address: &Multiaddr) {
+        self.shared.addresses.remove(&self.with_peer(address));
+        self.listening
+            .retain(|endpoint| endpoint.address != *address);
+    }
+
+    fn with_peer(&self, address: &Multiaddr) -> String {
+        format!("{address}/p2p/{}", self.swarm.local_peer_id())
+    }
+
+    fn on_session(&mut self, event: stream::Event, now: Instant) {
+        match event {
+            stream::Event::Opened {
+                peer,
+                connection,
+                address,
+                dialer,
+                stream,
+            } => self.on_opened(peer, connection, &address, dialer, stream, now),
+            stream::Event::Violation { peer, what } => {
+                self.note(format!("the peer {peer} was refused: it {what}"));
+                self.refuse(peer, now);
+            }
+            stream::Event::Foreign { peer } => {
+                tracing::debug!(%peer, "does not speak {SESSION_PROTOCOL}");
+                self.refuse(peer, now);
+            }
+        }
+    }
+
+    fn refuse(&mut self, peer: PeerId, now: Instant) {
+        let until = now + REFUSED_FOR;
+        self.swarm.behaviour_mut().session.refuse(peer, until);
+        self.dialing.refuse(peer, until);
+    }
+
+    // ---- links
+
+    fn on_opened(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        address: &Multiaddr,
+        dialer: bool,
+        stream: libp2p::Stream,
+        now: Instant,
+    ) {
+        let previous = self
+            .by_peer
+            .get(&peer)
+            .copied()
+            .and_then(|old| self.supersede(old));
+        let link = self.next_link;
+        self.next_link += 1;
+        if dialer && let Ok(endpoint) = Endpoint::of(address) {
+            self.dialing.learn(peer, [endpoint], Duration::ZERO, now);
+        }
+        let (ended, after) = oneshot::channel();
+        let up = OverlayEvent::LinkUp {
+            link,
+            peer: peer.to_string(),
+            address: shown(address),
+            dialer,
+        };
+        let task = Task {
+            link,
+            stream,
+            up,
+            events: self.events.clone(),
+            previous,
+            ended,
+        };
+        let task = self.tasks.spawn(task.start(&self.shared.links)).id();
+        let entry = Link {
+            peer,
+            connection,
+            task,
+            ended: Some(after),
+            refused: false,
+        };
+        self.links.insert(link, entry);
+        self.by_peer.insert(peer, link);
+        self.dialing.link_changed(peer, now);
+    }
+
+    /// Ends the link that a new one of the same peer replaces; returns when it will have ended.
+    fn supersede(&mut self, link: u64) -> Option<oneshot::Receiver<()>> {
+        self.shared.links.close(link);
+        let old = self.links.get_mut(&link)?;
+        self.swarm.close_connection(old.connection);
+        old.ended.take()
+    }
+
+    fn on_link_end(&mut self, ended: Result<(Id, End), JoinError>, now: Instant) {
+        let (task, end) = match ended {
+            Ok((task, end)) => (task, Some(end)),
+            Err(error) => (error.id(), None),
+        };
+        let Some(link) = self
+            .links
+            .iter()
+            .find(|(_, l)| l.task == task)
+            .map(|(link, _)| *link)
+        else {
+            return;
+        };
+        let Some(old) = self.links.remove(&link) else {
+            return;
+        };
+        self.shared.links.close(link);
+        self.swarm.close_connection(old.connection);
+        if self.by_peer.get(&old.peer) == Some(&link) {
+            self.by_peer.remove(&old.peer);
+            self.dialing.link_changed(old.peer, now);
+        }
+        tracing::debug!(link, ?end, "link ended");
+        match end {
+            Some(End::Violation(error)) => {
+                self.note(format!("the peer {} was refused: {error}", old.peer));
+                self.refuse(old.peer, now);
+            }
+            Some(End::Stalled) => {
+                self.note(format!("the peer {} took no data any more", old.peer));
+            }
+            _ if old.refused => self.refuse(old.peer, now),
+            _ => {}
+        }
+        if let Some(beacon) = &mut self.beacon {
+            beacon.hurry(now);
+        }
+    }
+
+    fn on_command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Dial(address) => self.take_hint(&address, now),
+            Command::CloseLink(link) => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.refused = true;
+                }
+            }
+            Command::ExpectLinks(expected) => {
+                self.expected = expected;
+                if let Some(beacon) = &mut self.beacon {
+                    beacon.hurry(now);
+                }
+            }
+            Command::Stop => {}
+        }
+    }
+
+    // ---- events to the caller
+
+    fn note(&mut self, note: String) {
+        self.say(OverlayEvent::Note(note));
+    }
+
+    fn say(&mut self, event: OverlayEvent) {
+        if self.outbox.len() >= OUTBOX {
+            let note = self
+                .outbox
+                .iter()
+                .position(|e| matches!(e, OverlayEvent::Note(_)));
+            self.outbox.remove(note.unwrap_or(0));
+        }
+        self.outbox.push_back(event);
+    }
+}
+
+/// The remote address without `/p2p/…`.
+fn shown(address: &Multiaddr) -> String {
+    Endpoint::of(address).map_or_else(|_| address.to_string(), |e| e.address.to_string())
+}
+
+fn dial_opts(attempt: &Attempt) -> DialOpts {
+    let Some(peer) = attempt.peer else {
+        let address = attempt
+            .addresses
+            .first()
+            .cloned()
+            .unwrap_or_else(Multiaddr::empty);
+        let opts = DialOpts::unknown_peer_id().address(address);
+        return match attempt.transport {
+            Transport::Tcp => opts.allocate_new_port().build(),
+            Transport::Quic => opts.build(),
+        };
+    };
+    let opts = DialOpts::peer_id(peer)
+        .addresses(attempt.addresses.clone())
+        .condition(PeerCondition::Disconnected);
+    match attempt.transport {
+        // From the listening port, two simultaneous dials would meet in one connection
+        // (simultaneous open), which neither side can negotiate.
+        Transport::Tcp => opts.allocate_new_port().build(),
+        // From the listening socket, so that no socket outside the scope is opened.
+        Transport::Quic => opts.build(),
+    }
+}
+
+fn failure(error: &DialError) -> Failure {
+    match error {
+        DialError::LocalPeerId { .. } => Failure::Myself,
+        DialError::DialPeerConditionFalse(_) => Failure::Needless,
+        _ => Failure::Other,
+    }
+}
+
+async fn next_beacon(beacon: Option<&mut Beacon>) -> (super::beacon::Announcement, bool) {
+    match beacon {
+        Some(beacon) => beacon.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until_or_never(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,200 @@
+//! The libp2p swarm: transports, behaviours and their limits.
+//!
+//! TCP with noise and yamux, QUIC with TLS 1.3. Identify says our protocols and nothing else:
+//! no agent name, no listen addresses, and what peers say about theirs is not kept. Ping finds
+//! dead connections. mDNS runs under [`Scope::Lan`] only.
+
+use std::{io, net::IpAddr, time::Duration};
+
+use libp2p::{
+    Multiaddr, Swarm, SwarmBuilder, connection_limits,
+    connection_limits::ConnectionLimits,
+    identify,
+    identity::{Keypair, PublicKey},
+    mdns, noise, ping,
+    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
+    tcp, yamux,
+};
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::{
+    OverlayError, Scope,
+    address::{Endpoint, Transport},
+    stream,
+};
+
+/// Established connections in all.
+pub const MAX_CONNECTIONS: u32 = 128;
+/// Of these, opened by others; the rest is kept free for our own dials.
+pub const MAX_INCOMING: u32 = 96;
+/// Established connections with one peer.
+pub const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+/// Connections in their handshake, opened by others.
+pub const MAX_PENDING_INCOMING: u32 = 32;
+/// Connections in their handshake, opened by us.
+pub const MAX_PENDING_OUTGOING: u32 = 64;
+/// Streams one peer may have open on a connection: one session, identify, ping, and some air.
+const MAX_STREAMS: u32 = 16;
+/// Incoming streams of a connection in protocol negotiation.
+const MAX_NEGOTIATING_STREAMS: usize = 8;
+/// A connection without a session stream is closed after this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A handshake must be complete within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two pings of one connection.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A connection whose ping is not answered in this time is dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two identify exchanges; nothing in them changes.
+const IDENTIFY_INTERVAL: Duration = Duration::from_hours(1);
+/// mDNS asks again after this time.
+const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(15);
+/// QUIC flow control: unread bytes of one stream and of one connection.
+const QUIC_STREAM_WINDOW: u32 = 1024 * 1024;
+const QUIC_CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// Protocol family in identify; equal for every session and program.
+const IDENTIFY_PROTOCOL: &str = "/quorate/1";
+
+/// All behaviours of the overlay.
+#[derive(NetworkBehaviour)]
+pub(super) struct Node {
+    limits: connection_limits::Behaviour,
+    pub session: stream::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// A swarm that does not listen yet.
+pub(super) struct Network {
+    pub swarm: Swarm<Node>,
+    pub public: PublicKey,
+    /// Yields `None` once the swarm and all its tasks are gone.
+    pub gone: mpsc::Receiver<()>,
+    /// Why there is no mDNS although the scope asks for it.
+    pub without_mdns: Option<io::Error>,
+}
+
+impl Network {
+    /// Builds the swarm with the identity of `seed`.
+    pub fn build(seed: Zeroizing<[u8; 32]>, scope: Scope) -> Result<Self, OverlayError> {
+        let mut seed = seed;
+        let keypair = Keypair::ed25519_from_bytes(seed.as_mut_slice()).map_err(setup)?;
+        let public = keypair.public();
+        let (mdns, without_mdns) = multicast_dns(&public, scope);
+        let node = Node {
+            limits: connection_limits::Behaviour::new(limits()),
+            session: stream::Behaviour::new(public.to_peer_id(), scope),
+            identify: identify::Behaviour::new(identify_config(public.clone())),
+            ping: ping::Behaviour::new(
+                ping::Config::new()
+                    .with_interval(PING_INTERVAL)
+                    .with_timeout(PING_TIMEOUT),
+            ),
+            mdns: mdns.into(),
+        };
+        let (alive, gone) = mpsc::channel(1);
+        let swarm = SwarmBuilder::with_existing_identity(keypair)
+            .with_tokio()
+            .with_tcp(
+                tcp::Config::new().nodelay(true),
+                noise::Config::new,
+                yamux_config,
+            )
+            .map_err(setup)?
+            .with_quic_config(|mut config| {
+                config.max_concurrent_stream_limit = MAX_STREAMS;
+                config.max_stream_data = QUIC_STREAM_WINDOW;
+                config.max_connection_data = QUIC_CONNECTION_WINDOW;
+                config
+            })
+            .with_behaviour(|_| node)
+            .map_err(setup)?
+            .with_swarm_config(|_| swarm_config(alive))
+            .with_connection_timeout(HANDSHAKE_TIMEOUT)
+            .build();
+        Ok(Self {
+            swarm,
+            public,
+            gone,
+            without_mdns,
+        })
+    }
+}
+
+fn setup(error: impl std::fmt::Display) -> OverlayError {
+    OverlayError::Setup(error.to_string())
+}
+
+fn limits() -> ConnectionLimits {
+    ConnectionLimits::default()
+        .with_max_established(Some(MAX_CONNECTIONS))
+        .with_max_established_incoming(Some(MAX_INCOMING))
+        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
+        .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
+        .with_max_pending_outgoing(Some(MAX_PENDING_OUTGOING))
+}
+
+fn identify_config(public: PublicKey) -> identify::Config {
+    identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), public)
+        .with_agent_version(String::new())
+        .with_interval(IDENTIFY_INTERVAL)
+        .with_hide_listen_addrs(true)
+        .with_cache_size(0)
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS as usize);
+    config
+}
+
+/// The default with a tokio executor, except that the end of its tasks can be awaited.
+fn swarm_config(alive: mpsc::Sender<()>) -> swarm::Config {
+    swarm::Config::with_executor(move |task| {
+        let alive = alive.clone();
+        tokio::spawn(async move {
+            let _alive = alive;
+            task.await;
+        });
+    })
+    .with_idle_connection_timeout(IDLE_TIMEOUT)
+    .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS)
+}
+
+fn multicast_dns(
+    public: &PublicKey,
+    scope: Scope,
+) -> (Option<mdns::tokio::Behaviour>, Option<io::Error>) {
+    if scope == Scope::Local {
+        return (None, None);
+    }
+    let config = mdns::Config {
+        query_interval: MDNS_QUERY_INTERVAL,
+        ..mdns::Config::default()
+    };
+    match mdns::tokio::Behaviour::new(config, public.to_peer_id()) {
+        Ok(behaviour) => (Some(behaviour), None),
+        Err(error) => (None, Some(error)),
+    }
+}
+
+/// What to listen on; the system chooses the ports.
+pub(super) fn listen_addresses(scope: Scope) -> Vec<Multiaddr> {
+    let hosts: [IpAddr; 2] = match scope {
+        Scope::Local => [
+            std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+        ],
+        Scope::Lan => [
+            std::net::Ipv4Addr::UNSPECIFIED.into(),
+            std::net::Ipv6Addr::UNSPECIFIED.into(),
+        ],
+    };
+    let both = [Transport::Tcp, Transport::Quic];
+    hosts
+        .into_iter()
+        .flat_map(|host| both.map(|transport| Endpoint::new(host, 0, transport, None).address))
+        .collect()
+}
