@@ -1,1 +1,27 @@
-//! To be filled by its owner.
+//! Programs: find a Python for them, start them, watch them, stop them.
+//!
+//! ```text
+//! python::find ──► PythonRuntime ──┐            ┌── stdout, unchanged ──► caller's writer
+//! environment::prepare (demo) ─────┤            ├── stderr, unchanged ──► caller's writer
+//! attach::Attach ──► ChildFds ─────┼─► Supervisor
+//! builtin / a file ──► Program ────┘            └── ProgramEvent: Connected, Finished, Exit
+//! ```
+//!
+//! The supervised program is as free as any program of the user: a process of its own group with
+//! a small environment and no inherited descriptor but its links, not a sandbox. What it can
+//! reach of the *session* is exactly those links.
+
+pub mod arguments;
+pub mod builtin;
+mod command;
+pub mod environment;
+mod handover;
+mod output;
+pub mod python;
+pub mod supervisor;
+
+pub use arguments::{ArgumentRefusal, check_private_args, check_user_args};
+pub use builtin::Builtin;
+pub use handover::{HANDOVER_WAIT, MAX_LINKS, MAX_PLAN_BYTES};
+pub use python::{PythonError, PythonRuntime};
+pub use supervisor::{Program, ProgramEvent, ProgramSpec, StartError, Supervisor};

@@ -1,0 +1,174 @@
+"""quorate's launcher: runs one MPyC program on links that were handed over as open sockets.
+
+quorate starts Python with a short first stage (see handover.rs) that receives this text, the plan
+and one socket per other party over standard input, which is a Unix socket, and then calls
+main(). Nothing of this is on disk, in the environment, or in the argument list that `ps` shows.
+
+What the program sees: MPyC as usual. Its runtime dials every party with a higher number and
+listens for the lower ones; both calls end in the event loop's create_connection and
+create_server. Those two methods are replaced, on asyncio's loop class and on uvloop's, which does
+not derive from it. They attach the sockets that are already connected. No port is opened and no
+name is looked up.
+
+If ever a loop class is not covered, it fails closed: the addresses that MPyC is given end in the
+reserved name `.invalid`, and their ports are above 65535, so that nothing can listen or connect.
+
+This is no sandbox: a program is as free as any program of the user. It makes honest programs use
+the mesh and only the mesh.
+"""
+
+import asyncio
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sys
+import types
+
+FIRST_PORT = 70000  # no real port: 65535 is the largest
+
+
+class Refused(PermissionError):
+    """The program asked for a connection that is none of the session's links."""
+
+
+class Links:
+    """The connected sockets by party; each can be used once."""
+
+    def __init__(self, me, parties, descriptors):
+        self.me = me
+        self.hosts = [f'party-{j}.quorate.invalid' for j in range(parties)]
+        self.sockets = {j: socket.socket(fileno=fd) for j, fd in descriptors.items()}
+
+    def options(self, threshold):
+        """MPyC's options for this party. A single party needs none."""
+        if len(self.hosts) == 1:
+            return []
+        options = [word for j, host in enumerate(self.hosts)
+                   for word in ('-P', f'{host}:{FIRST_PORT + j}')]
+        return options + ['-I', str(self.me), '-T', str(threshold)]
+
+    def take(self, j):
+        """The socket to party j."""
+        link = self.sockets.pop(j, None)
+        if link is None:
+            # Not an Exception: MPyC would catch it and try again for ever.
+            raise SystemExit(f'quorate: the link to party {j} was used already')
+        return link
+
+    def party(self, host, port):
+        """The party that a placeholder address stands for, or None."""
+        if host in self.hosts and port == FIRST_PORT + self.hosts.index(host):
+            return self.hosts.index(host)
+        return None
+
+
+class Listening:
+    """What MPyC keeps instead of a server: there is nothing to close."""
+
+    sockets = ()
+
+    def close(self):
+        """Nothing listens."""
+
+    def is_serving(self):
+        """Nothing listens."""
+        return False
+
+    async def wait_closed(self):
+        """Nothing listens."""
+
+
+def replace_network(loop_class, links):
+    """Make the loops of this class hand out the links, and refuse any other connection."""
+
+    async def create_connection(self, factory, host=None, port=None, *, ssl=None, **_):
+        party = links.party(host, port)
+        if party is None or party <= links.me:
+            raise Refused(f'quorate: this program may connect to the other parties only, '
+                          f'not to {host}:{port}')
+        if ssl:
+            raise SystemExit('quorate: --ssl is not needed, the links are encrypted already')
+        return await self.create_unix_connection(factory, sock=links.take(party))
+
+    async def create_server(self, factory, host=None, port=None, *, ssl=None, **_):
+        if port != FIRST_PORT + links.me:
+            raise Refused(f'quorate: this program may not listen on {host or "*"}:{port}')
+        if ssl:
+            raise SystemExit('quorate: --ssl is not needed, the links are encrypted already')
+        for party in range(links.me):
+            await self.create_unix_connection(factory, sock=links.take(party))
+        return Listening()
+
+    loop_class.create_connection = create_connection
+    loop_class.create_server = create_server
+
+
+def loop_classes():
+    """The loop classes that MPyC can choose from on this machine."""
+    classes = [asyncio.base_events.BaseEventLoop]
+    try:
+        import uvloop
+    except ImportError:
+        pass
+    else:
+        classes.append(uvloop.Loop)
+    return classes
+
+
+def tie_life(control):
+    """Let the kernel kill this process group as soon as quorate is gone, however it ended.
+
+    quorate holds the other end of this socket. When that end closes, the kernel sends the signal
+    chosen here to the whole group: no thread, no polling, and it also works when quorate was
+    killed or when this program hangs in foreign code.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    fcntl.fcntl(control, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(control, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(control, fcntl.F_SETFL, fcntl.fcntl(control, fcntl.F_GETFL) | os.O_ASYNC)
+    try:
+        gone = not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        gone = False
+    if gone:  # it was gone before the signal was armed
+        os.killpg(0, signal.SIGKILL)
+
+
+def leave_standard_input(control):
+    """Move the control socket off descriptor 0, where the program shall find an empty input."""
+    kept = socket.socket(fileno=fcntl.fcntl(control.detach(), fcntl.F_DUPFD_CLOEXEC, 3))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return kept
+
+
+def run(name, source):
+    """Run the program as Python itself would run it."""
+    module = types.ModuleType('__main__')
+    module.__file__ = name
+    sys.modules['__main__'] = module
+    exec(compile(source, name, 'exec', dont_inherit=True), module.__dict__)
+
+
+def main(control, plan, descriptors):
+    """Follow the plan that quorate sent."""
+    control = leave_standard_input(control)
+    tie_life(control)
+    # A core file would hold shares and inputs.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.reconfigure(line_buffering=True)
+    links = Links(plan['me'], plan['parties'], dict(zip(plan['links'], descriptors)))
+    for loop_class in loop_classes():
+        replace_network(loop_class, links)
+    name, source = plan['name'], plan['source']
+    if source is None:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(name)))
+        with open(name, 'rb') as file:
+            source = file.read()
+    sys.argv = [name] + links.options(plan['threshold']) + plan['args']
+    # `control` stays open on this frame as long as the program runs.
+    run(name, source)
