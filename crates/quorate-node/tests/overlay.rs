@@ -166,7 +166,7 @@ async fn frames_arrive_whole_and_in_order_in_both_directions() {
     let sizes = [1, 2, 1000, MAX_FRAME_BYTES, 3, MAX_FRAME_BYTES - 1];
     let frames: Vec<Vec<u8>> = (0_u8..)
         .zip(sizes)
-        .map(|(n, size)| (0..size).map(|i| (i % 251) as u8 ^ n).collect())
+        .map(|(n, size)| (0..251).map(|i| i ^ n).cycle().take(size).collect())
         .collect();
     let (to_b, to_a) = (a.link(&b.id()), b.link(&a.id()));
     for frame in &frames {

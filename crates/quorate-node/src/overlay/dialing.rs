@@ -69,6 +69,8 @@ pub(super) struct Attempt {
     pub peer: Option<PeerId>,
     pub addresses: Vec<Multiaddr>,
     pub transport: Transport,
+    /// The other transport of this target is being dialled already.
+    pub second: bool,
 }
 
 /// Why a dial failed, as far as it matters here.
@@ -172,7 +174,8 @@ impl Dialing {
         true
     }
 
-    /// Remembers addresses of `peer`, due after `delay` if they tell something new.
+    /// Remembers addresses of `peer`, due after `delay` if they tell something new; what a hint
+    /// says already is left to the hint.
     pub fn learn(
         &mut self,
         peer: PeerId,
@@ -182,6 +185,13 @@ impl Dialing {
     ) {
         for mut endpoint in endpoints {
             endpoint.peer = Some(peer);
+            let hinted = self.hints.iter().filter(|t| t.peer == Some(peer));
+            if hinted
+                .flat_map(|t| &t.endpoints)
+                .any(|e| e.address == endpoint.address)
+            {
+                continue;
+            }
             if let Some(target) = self.peers.get_mut(&peer) {
                 if !target.endpoints.contains(&endpoint) {
                     target.endpoints.push_front(endpoint);
@@ -233,6 +243,7 @@ impl Dialing {
             peer: target
                 .peer
                 .filter(|_| matches!(key, Key::Peer(_)) || target.expects_peer()),
+            second: target.half.is_some(),
             addresses,
             transport,
         })

@@ -64,6 +64,8 @@ struct Link {
     connection: ConnectionId,
     task: Id,
     ended: Option<oneshot::Receiver<()>>,
+    /// Dropped to end the task at once.
+    cut: Option<oneshot::Sender<()>>,
     /// Closed by the caller.
     refused: bool,
 }
@@ -79,6 +81,8 @@ pub(super) struct Driver {
     outbox: VecDeque<OverlayEvent>,
     dialing: Dialing,
     beacon: Option<Beacon>,
+    /// Said once, while it goes on trying.
+    beacon_failed: bool,
     listening: Vec<Endpoint>,
     links: HashMap<u64, Link>,
     by_peer: HashMap<PeerId, u64>,
@@ -115,6 +119,7 @@ impl Driver {
             outbox: VecDeque::new(),
             dialing: Dialing::new(seed()?),
             beacon: None,
+            beacon_failed: false,
             listening: Vec::new(),
             links: HashMap::new(),
             by_peer: HashMap::new(),
@@ -209,6 +214,7 @@ impl Driver {
         let events = self.events.clone();
         loop {
             let now = Instant::now();
+            self.swarm.behaviour_mut().session.sweep(now);
             self.dial_due(now);
             self.announce_due(now).await;
             let due = self.next_due();
@@ -257,7 +263,9 @@ impl Driver {
 
     fn next_due(&self) -> Option<Instant> {
         let beacon = self.beacon.as_ref().map(Beacon::due);
-        self.dialing.poll_timeout().into_iter().chain(beacon).min()
+        let sweep = self.swarm.behaviour().session.poll_timeout();
+        let dial = self.dialing.poll_timeout();
+        [beacon, sweep, dial].into_iter().flatten().min()
     }
 
     // ---- dialling
@@ -283,9 +291,9 @@ impl Driver {
             return beacon.rest(now);
         }
         // A send on a UDP socket does not wait in practice: the loopback queue is the receiver's.
-        let sent = beacon.announce(&self.listening, now).await;
-        if let Err(error) = sent {
-            self.beacon = None;
+        if let Err(error) = beacon.announce(&self.listening, now).await
+            && !std::mem::replace(&mut self.beacon_failed, true)
+        {
             self.note_no_beacon(&error);
         }
     }
@@ -326,7 +334,18 @@ impl Driver {
             } => {
                 self.dialing.connected(connection_id, peer_id);
             }
-            SwarmEvent::ConnectionClosed { peer_id, .. } => self.dialing.closed(peer_id, now),
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                cause,
+                ..
+            } => {
+                // Closed by the peer, the stream still yields what arrived before its end.
+                if cause.is_none() {
+                    self.cut(connection_id);
+                }
+                self.dialing.closed(peer_id, now);
+            }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
                 error,
@@ -346,15 +365,13 @@ impl Driver {
                 connection,
                 result: Err(ping::Failure::Timeout),
                 ..
-            }) => {
-                self.swarm.close_connection(connection);
-            }
+            }) => self.drop_connection(connection),
             NodeEvent::Identify(identify::Event::Received {
                 peer_id,
                 connection_id,
                 info,
             }) if !info.protocols.contains(&SESSION_PROTOCOL) => {
-                self.swarm.close_connection(connection_id);
+                self.drop_connection(connection_id);
                 self.refuse(peer_id, now);
             }
             NodeEvent::Mdns(mdns::Event::Discovered(found)) => {
@@ -420,7 +437,13 @@ impl Driver {
                 dialer,
                 stream,
             } => self.on_opened(peer, connection, &address, dialer, stream, now),
-            stream::Event::Violation { peer, what } => {
+            stream::Event::Violation {
+                peer,
+                connection,
+                what,
+            } => {
+                // The closing may take long if the peer reads no more.
+                self.cut(connection);
                 self.note(format!("the peer {peer} was refused: it {what}"));
                 self.refuse(peer, now);
             }
@@ -459,6 +482,7 @@ impl Driver {
             self.dialing.learn(peer, [endpoint], Duration::ZERO, now);
         }
         let (ended, after) = oneshot::channel();
+        let (cutter, cut) = oneshot::channel();
         let up = OverlayEvent::LinkUp {
             link,
             peer: peer.to_string(),
@@ -472,6 +496,7 @@ impl Driver {
             events: self.events.clone(),
             previous,
             ended,
+            cut,
         };
         let task = self.tasks.spawn(task.start(&self.shared.links)).id();
         let entry = Link {
@@ -479,6 +504,7 @@ impl Driver {
             connection,
             task,
             ended: Some(after),
+            cut: Some(cutter),
             refused: false,
         };
         self.links.insert(link, entry);
@@ -490,8 +516,25 @@ impl Driver {
     fn supersede(&mut self, link: u64) -> Option<oneshot::Receiver<()>> {
         self.shared.links.close(link);
         let old = self.links.get_mut(&link)?;
-        self.swarm.close_connection(old.connection);
-        old.ended.take()
+        let (connection, ended) = (old.connection, old.ended.take());
+        self.drop_connection(connection);
+        ended
+    }
+
+    /// Closes a connection and ends the link it may carry at once.
+    fn drop_connection(&mut self, connection: ConnectionId) {
+        self.swarm.close_connection(connection);
+        self.cut(connection);
+    }
+
+    fn cut(&mut self, connection: ConnectionId) {
+        for link in self
+            .links
+            .values_mut()
+            .filter(|l| l.connection == connection)
+        {
+            link.cut = None;
+        }
     }
 
     fn on_link_end(&mut self, ended: Result<(Id, End), JoinError>, now: Instant) {
@@ -589,7 +632,11 @@ fn dial_opts(attempt: &Attempt) -> DialOpts {
     };
     let opts = DialOpts::peer_id(peer)
         .addresses(attempt.addresses.clone())
-        .condition(PeerCondition::Disconnected);
+        .condition(if attempt.second {
+            PeerCondition::Disconnected
+        } else {
+            PeerCondition::DisconnectedAndNotDialing
+        });
     match attempt.transport {
         // From the listening port, two simultaneous dials would meet in one connection
         // (simultaneous open), which neither side can negotiate.

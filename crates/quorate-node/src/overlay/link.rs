@@ -136,6 +136,8 @@ pub(super) enum End {
     Remote,
     /// We closed it.
     Local,
+    /// Its connection was taken away by us.
+    Cut,
     /// The peer broke the rules of frames.
     Violation(FrameError),
     /// The peer takes no data any more.
@@ -152,6 +154,9 @@ pub(super) struct Task {
     pub previous: Option<oneshot::Receiver<()>>,
     /// Dropped when this link has said its `LinkDown`.
     pub ended: oneshot::Sender<()>,
+    /// Ends the link at once when its other end is dropped. yamux does not wake the streams of a
+    /// connection that is closed from this side.
+    pub cut: oneshot::Receiver<()>,
 }
 
 impl Task {
@@ -167,6 +172,7 @@ impl Task {
                 events,
                 previous,
                 ended,
+                cut,
             } = self;
             if let Some(previous) = previous {
                 let _ = previous.await;
@@ -175,7 +181,10 @@ impl Task {
             if events.send(up).await.is_err() {
                 return End::Local;
             }
-            let end = carry(link, stream, outgoing, &events).await;
+            let end = tokio::select! {
+                end = carry(link, stream, outgoing, &events) => end,
+                _ = cut => End::Cut,
+            };
             links.close(link);
             let _ = events.send(OverlayEvent::LinkDown { link }).await;
             drop(ended);

@@ -38,8 +38,6 @@ pub const MAX_PENDING_OUTGOING: u32 = 64;
 const MAX_STREAMS: u32 = 16;
 /// Incoming streams of a connection in protocol negotiation.
 const MAX_NEGOTIATING_STREAMS: usize = 8;
-/// A connection without a session stream is closed after this time.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A handshake must be complete within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two pings of one connection.
@@ -159,7 +157,7 @@ fn swarm_config(alive: mpsc::Sender<()>) -> swarm::Config {
             task.await;
         });
     })
-    .with_idle_connection_timeout(IDLE_TIMEOUT)
+    .with_idle_connection_timeout(stream::SESSION_WAIT)
     .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS)
 }
 

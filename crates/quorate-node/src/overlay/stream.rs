@@ -5,7 +5,7 @@
 //!   connection established (by either)             connection established
 //!   open /quorate/session/1  ───────────────────►  accept
 //!   Opened                                         Opened
-//!   further connections to the same peer stay without a stream and time out idle
+//!   further connections to the same peer stay without a stream and are closed after a while
 //! ```
 //! The lower `PeerId` alone opens, so both ends always agree which connection carries the link,
 //! also when both dialled at once. A connection carries one session stream in its life: when the
@@ -13,7 +13,8 @@
 //! therefore see the same links, and no frame is lost inside a link that stays up.
 //!
 //! Limits: one stream per connection (a second one, or one opened by the wrong side, is a
-//! violation and closes the connection); [`MAX_REFUSED`] refused peers remembered.
+//! violation and closes the connection); a connection without one is closed after
+//! [`SESSION_WAIT`]; [`MAX_REFUSED`] refused peers remembered.
 //!
 //! Security: requires that the connection is authenticated (noise or TLS binds the `PeerId`).
 //! Provides that nothing outside the scope is dialled, as a last check behind the dialling table.
@@ -23,7 +24,7 @@ use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use libp2p::{
@@ -46,6 +47,9 @@ pub(super) const SESSION_PROTOCOL: StreamProtocol = StreamProtocol::new("/quorat
 /// Refused peers remembered at a time; beyond it the one that would be let in first is forgotten.
 const MAX_REFUSED: usize = 256;
 
+/// A connection must carry a session stream within this time, or it is closed.
+pub const SESSION_WAIT: Duration = Duration::from_secs(10);
+
 /// What the behaviour tells the overlay.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -58,7 +62,11 @@ pub(super) enum Event {
         stream: Stream,
     },
     /// The peer broke the rules above; its connection is being closed.
-    Violation { peer: PeerId, what: &'static str },
+    Violation {
+        peer: PeerId,
+        connection: ConnectionId,
+        what: &'static str,
+    },
     /// The peer does not speak our protocol; its connection is being closed.
     Foreign { peer: PeerId },
 }
@@ -73,6 +81,8 @@ struct Connection {
     dialer: bool,
     /// A session stream was asked for or accepted on it.
     used: bool,
+    /// Closed then, unless it is used by that time.
+    deadline: Instant,
 }
 
 #[derive(Default)]
@@ -125,6 +135,34 @@ impl Behaviour {
             .is_some_and(|until| *until > Instant::now())
     }
 
+    /// Closes connections that carry no session in time: spare ones, and those that a stranger
+    /// keeps busy with something else.
+    pub fn sweep(&mut self, now: Instant) {
+        for (peer, state) in &self.peers {
+            for idle in state
+                .connections
+                .iter()
+                .filter(|c| !c.used && c.deadline <= now)
+            {
+                self.queue.push_back(ToSwarm::CloseConnection {
+                    peer_id: *peer,
+                    connection: CloseConnection::One(idle.id),
+                });
+            }
+        }
+        // Said once; the connection leaves the table when it is closed.
+        let all = self.peers.values_mut().flat_map(|p| &mut p.connections);
+        for idle in all.filter(|c| !c.used && c.deadline <= now) {
+            idle.used = true;
+        }
+    }
+
+    /// When [`sweep`](Self::sweep) has something to do next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let all = self.peers.values().flat_map(|p| &p.connections);
+        all.filter(|c| !c.used).map(|c| c.deadline).min()
+    }
+
     fn admit(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
         if self.is_refused(peer) {
             return Err(ConnectionDenied::new(Refused("this peer was refused")));
@@ -164,7 +202,11 @@ impl Behaviour {
 
     fn violation(&mut self, peer: PeerId, connection: ConnectionId, what: &'static str) {
         self.close(peer, connection);
-        self.tell(Event::Violation { peer, what });
+        self.tell(Event::Violation {
+            peer,
+            connection,
+            what,
+        });
     }
 
     fn tell(&mut self, event: Event) {
@@ -243,6 +285,7 @@ impl NetworkBehaviour for Behaviour {
                     address: new.endpoint.get_remote_address().clone(),
                     dialer: new.endpoint.is_dialer(),
                     used: false,
+                    deadline: Instant::now() + SESSION_WAIT,
                 });
                 self.open(new.peer_id);
             }
