@@ -1,1 +1,127 @@
 //! How to reach a peer: candidates, connectivity checks and the path in use, as a pure state machine.
+//!
+//! One [`Agent`] per peer. The two ends exchange *signals* (credentials and candidates) over a
+//! channel that is already authenticated, then send each other STUN checks until one pair of
+//! addresses answers in both directions; the controlling end nominates the best of them.
+//!
+//! ```text
+//!   lower index (controlling)                     higher index (controlled)
+//!      | signal{ufrag, password, candidates} ------------> |
+//!      | <------------ signal{ufrag, password, candidates} |
+//!      | STUN Binding request (HMAC) --------------------> |   Source(addr)
+//!      | <----------------------------- Binding success     |
+//!      | STUN Binding request + USE-CANDIDATE ------------> |   Changed(Direct)
+//!      | <----------------------------- Binding success     |   Changed(Direct) on both
+//!      | a check every few seconds, both ways ...           |
+//! ```
+//!
+//! The crate knows peers by index and never hears of a DID. It opens no socket, reads no clock and
+//! draws no key: credentials come from the caller's operating-system generator. The ICE library
+//! below (`is`) draws STUN transaction ids and its tie breaker from a fast, non-cryptographic
+//! generator of its own; what keeps a stranger out is the HMAC under the exchanged password, not
+//! the unpredictability of those ids.
+//!
+//! **Limits.** See the constants of [`limits`]. **Requires** that signals come from the peer
+//! they claim to come from. **Provides** that an address is reported only after a message from it
+//! carried a correct HMAC. **Does not provide** confidentiality or integrity of data: WireGuard
+//! does. An attacker on the path can relay checks and so become a hop; it sees ciphertext only.
+//!
+//! Source: RFC 8445 (ICE), RFC 8489 (STUN), RFC 8838 (trickle ICE).
+
+mod agent;
+mod candidate;
+mod path;
+mod signal;
+
+pub use agent::{Agent, AgentConfig, Transmit};
+pub use candidate::{Candidate, CandidateKind, Credentials, Scope, filter};
+pub use path::{How, Path, PathEvent, Reason};
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A party of the session, by its index in the roster. Paths are found between indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PeerIndex(pub u16);
+
+impl fmt::Display for PeerIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Every bound of this crate, by name.
+pub mod limits {
+    use std::time::Duration;
+
+    /// Candidates one end may offer.
+    pub const MAX_CANDIDATES: usize = 16;
+    /// Different remote candidates an agent accepts over its whole life.
+    pub const MAX_REMOTE_CANDIDATES: usize = 32;
+    /// Different authenticated source addresses an agent reports over its whole life.
+    pub const MAX_SOURCES: usize = 32;
+    /// Pairs of addresses that are checked at the same time.
+    pub const MAX_PAIRS: usize = 64;
+    /// Bytes of one signal.
+    pub const MAX_SIGNAL_BYTES: usize = 2048;
+    /// Signals accepted from the peer within [`SIGNAL_WINDOW`].
+    pub const MAX_SIGNALS_PER_WINDOW: u32 = 32;
+    /// See [`MAX_SIGNALS_PER_WINDOW`].
+    pub const SIGNAL_WINDOW: Duration = Duration::from_secs(10);
+    /// STUN messages an agent looks at within [`CHECK_WINDOW`]; more are dropped unread.
+    pub const MAX_CHECKS_PER_WINDOW: u32 = 400;
+    /// See [`MAX_CHECKS_PER_WINDOW`].
+    pub const CHECK_WINDOW: Duration = Duration::from_secs(1);
+    /// Bytes of one STUN message; a check of ours has about 120.
+    pub const MAX_CHECK_BYTES: usize = 1024;
+    /// Pause between two checks to one peer on loopback.
+    pub const PACE_LOCAL: Duration = Duration::from_millis(5);
+    /// Pause between two checks to one peer elsewhere: at most 50 packets a second, so that
+    /// candidates which point at a stranger cannot turn us into a flood.
+    pub const PACE: Duration = Duration::from_millis(20);
+    /// First wait for an answer to a check; doubles up to [`CHECK_INTERVAL`].
+    pub const FIRST_CHECK_TIMEOUT: Duration = Duration::from_millis(100);
+    /// How often a working path is checked again. Nine missing answers in a row, 18 s, lose it:
+    /// a process that is frozen for twelve seconds keeps its path.
+    pub const CHECK_INTERVAL: Duration = Duration::from_secs(3);
+    /// Unanswered checks after which a pair is given up.
+    pub const MAX_UNANSWERED: usize = 9;
+    /// The signal is repeated at this pace until the peer confirms to have it.
+    pub const SIGNAL_REPEAT: Duration = Duration::from_secs(2);
+    /// Shortest pause between two signals to the peer.
+    pub const SIGNAL_PAUSE: Duration = Duration::from_millis(100);
+    /// Wait before all pairs are tried again after the last one failed; doubles each time.
+    pub const RETRY_FIRST: Duration = Duration::from_secs(1);
+    /// Longest such wait.
+    pub const RETRY_LAST: Duration = Duration::from_secs(16);
+    /// Bytes of a relay's name in a relayed candidate.
+    pub const MAX_VIA_BYTES: usize = 128;
+}
+
+/// Why something from outside was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// More bytes than [`limits::MAX_SIGNAL_BYTES`].
+    #[error("the signal has {0} bytes, more than {max}", max = limits::MAX_SIGNAL_BYTES)]
+    TooLarge(usize),
+    /// Not the JSON object that a signal is.
+    #[error("the signal cannot be read: {0}")]
+    Format(String),
+    /// A signal of another version.
+    #[error("the signal has version {0}, this end speaks version 1")]
+    Version(u32),
+    /// Credentials too short, too long or with characters outside RFC 8445.
+    #[error("the credentials are malformed: {0}")]
+    Credentials(&'static str),
+    /// More candidates than [`limits::MAX_CANDIDATES`].
+    #[error("{0} candidates, more than {max}", max = limits::MAX_CANDIDATES)]
+    TooMany(usize),
+    /// More signals than [`limits::MAX_SIGNALS_PER_WINDOW`].
+    #[error("too many signals")]
+    RateLimited,
+    /// An address nobody can be reached at from here.
+    #[error("{0} is not an address of a peer: {1}")]
+    Address(std::net::SocketAddr, &'static str),
+}
