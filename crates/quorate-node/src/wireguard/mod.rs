@@ -1,1 +1,361 @@
-//! To be filled by its owner.
+//! The mesh of one session: WireGuard tunnels to every peer, over one UDP socket, with the TCP/IP
+//! stack of [`crate::netstack`] inside.
+//!
+//! ```text
+//!   streams ─► netstack ─► gate ─► gotatun (encrypt) ─► path table ─► UDP socket ─► network
+//!   streams ◄─ netstack ◄────────── gotatun (decrypt) ◄─ known source? ◄─┐
+//!                                   path agents ◄──────── STUN ◄─────────┴─ UDP socket
+//! ```
+//! How a pair comes up, with the lower index on the left:
+//! ```text
+//!   signals both ways (MeshEvent::Signal / handle_signal), STUN checks both ways
+//!   path found ─ handshake initiation ───────────────►
+//!              ◄──────────────── handshake response ─
+//!              ─ probe (encrypted) ──────────────────►  up: data from the lower end decrypted
+//!   up         ◄────────────────── probe (encrypted) ─
+//! ```
+//! Only the lower index initiates, so two first packets never meet (handshake glare). The higher
+//! index sends nothing into the tunnel before it decrypted something from it: the gate drops it.
+//! The keepalive is set at both ends once the pair is up. A probe is an IPv6 packet without
+//! content (next header 59); it proves that both ends derived the same keys, pre-shared key
+//! included, which the responder of a handshake does not know otherwise.
+//!
+//! **Paths.** gotatun sees one made-up endpoint per peer and never a real address, so WireGuard's
+//! roaming cannot move a path. The path table maps it to the address the agent of that peer chose;
+//! only addresses that an agent has authenticated are accepted as sources, the rest is dropped and
+//! counted ([`Mesh::dropped`]).
+//!
+//! **Security.** Requires that signals come from the peer they name, and that keys and pre-shared
+//! keys were agreed by all parties. Provides confidentiality and authenticity between exactly the
+//! keys of the roster, and that a packet from peer *j* carries *j*'s overlay address (allowed
+//! addresses are single addresses). Does not hide who talks to whom from the network. A peer that
+//! forges the source address of another peer, and is faster, can keep that pair from coming up
+//! (the first to claim an address has it); it gains nothing else.
+//!
+//! **Lifetime.** Errors of the socket never end the device: they are counted, and after many in a
+//! row reported as [`MeshEvent::Fatal`]. [`Mesh::stop`] returns when all tasks have ended and the
+//! socket is closed.
+//!
+//! Source: the WireGuard paper (Donenfeld 2017); RFC 8445 for the paths.
+
+mod addresses;
+mod driver;
+mod probe;
+mod socket;
+mod table;
+mod transport;
+
+pub use table::{Dropped, LinkStats};
+
+use self::{
+    driver::{Command, Driver},
+    socket::MeshSocket,
+    table::PathTable,
+};
+use crate::netstack::{self, Listener, Stack, StackConfig, TunnelStream};
+use quorate_path::{Path, Reason, Scope};
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    net::Ipv6Addr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use zeroize::Zeroizing;
+
+/// Every bound of the mesh, by name.
+pub mod limits {
+    use std::time::Duration;
+
+    /// Peers of one mesh.
+    pub const MAX_PEERS: usize = 64;
+    /// Smallest size of a packet in the tunnel: what IPv6 asks for.
+    pub const MIN_MTU: u16 = 1280;
+    /// Largest size of a packet in the tunnel, so that it fits a packet buffer with its envelope.
+    pub const MAX_MTU: u16 = 4000;
+    /// Largest datagram looked at.
+    pub const MAX_DATAGRAM: usize = 4096;
+    /// STUN messages waiting for the mesh task; more are dropped and counted.
+    pub const STUN_QUEUE: usize = 256;
+    /// Signals and other commands waiting for the mesh task; more are dropped, signals repeat.
+    pub const COMMAND_QUEUE: usize = 256;
+    /// Events waiting for the owner of the mesh.
+    pub const EVENT_QUEUE: usize = 256;
+    /// Events held back while that queue is full; then the oldest signal goes, it is repeated.
+    pub const EVENT_BACKLOG: usize = 1024;
+    /// Packets sent with one call of gotatun.
+    pub const SEND_BATCH: usize = 128;
+    /// Bytes sent with one system call (the limit of UDP itself, less the headers).
+    pub const MAX_SEND_BYTES: usize = 65_000;
+    /// Bytes asked of the system for the socket's two buffers.
+    pub const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+    /// Errors of the socket in a row after which the mesh is reported broken.
+    pub const MAX_SOCKET_ERRORS: u32 = 100;
+    /// Pause after an error of the socket, so that a lasting one does not burn the processor.
+    pub const SOCKET_ERROR_PAUSE: Duration = Duration::from_millis(10);
+    /// Keepalive of a pair that is up, in seconds.
+    pub const KEEPALIVE_SECONDS: u16 = 15;
+    /// First repetition of an unanswered handshake initiation.
+    pub const HANDSHAKE_RETRY: Duration = Duration::from_secs(1);
+    /// How long one attempt of a handshake is waited for before it is looked at again.
+    pub const HANDSHAKE_ROUND: Duration = Duration::from_secs(20);
+    /// Pause between two probes that were not answered.
+    pub const PROBE_REPEAT: Duration = Duration::from_millis(200);
+    /// How often the age of the session key is looked at; WireGuard decides whether to renew it.
+    pub const REKEY_CHECK: Duration = Duration::from_secs(30);
+    /// How often the machine's addresses are looked at for new ones.
+    pub const ADDRESS_SCAN: Duration = Duration::from_secs(15);
+    /// How long `stop` waits for the socket to close.
+    pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
+}
+
+/// One peer of the mesh.
+pub struct MeshPeer {
+    /// Its index in the roster.
+    pub index: u16,
+    /// Its WireGuard key.
+    pub public: [u8; 32],
+    /// The pre-shared key of this pair.
+    pub psk: Zeroizing<[u8; 32]>,
+    /// Its overlay address.
+    pub address: Ipv6Addr,
+}
+
+impl fmt::Debug for MeshPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "MeshPeer({}, {}, psk (secret))",
+            self.index, self.address
+        )
+    }
+}
+
+/// What a mesh is made of.
+pub struct MeshConfig {
+    /// Own index.
+    pub me: u16,
+    /// Own WireGuard key.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// Own overlay address.
+    pub address: Ipv6Addr,
+    /// Largest packet inside the tunnel.
+    pub mtu: u16,
+    /// Where the peers may be.
+    pub scope: Scope,
+    /// Everybody else.
+    pub peers: Vec<MeshPeer>,
+}
+
+impl fmt::Debug for MeshConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshConfig")
+            .field("me", &self.me)
+            .field("secret", &"(secret)")
+            .field("address", &self.address)
+            .field("mtu", &self.mtu)
+            .field("scope", &self.scope)
+            .field("peers", &self.peers)
+            .finish()
+    }
+}
+
+impl MeshConfig {
+    fn check(&self) -> Result<(), MeshError> {
+        let refuse = |why| Err(MeshError::Config(why));
+        if self.peers.is_empty() || self.peers.len() > limits::MAX_PEERS {
+            return refuse("the number of peers is out of range");
+        }
+        if !(limits::MIN_MTU..=limits::MAX_MTU).contains(&self.mtu) {
+            return refuse("the MTU is out of range");
+        }
+        let mut indices = BTreeSet::from([self.me]);
+        let mut addresses = BTreeSet::from([self.address]);
+        let mut keys = BTreeSet::from([transport::public_key(&self.secret)]);
+        for peer in &self.peers {
+            if !indices.insert(peer.index) {
+                return refuse("two parties have one index");
+            }
+            if !addresses.insert(peer.address) {
+                return refuse("two parties have one address");
+            }
+            if !keys.insert(peer.public) {
+                return refuse("two parties have one key");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a mesh could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MeshError {
+    /// The configuration contradicts itself.
+    #[error("the mesh cannot be made: {0}")]
+    Config(&'static str),
+    /// The UDP socket could not be opened.
+    #[error("no UDP socket: {0}")]
+    Socket(#[source] io::Error),
+    /// WireGuard did not start.
+    #[error("WireGuard did not start: {0}")]
+    Device(String),
+    /// No random bytes from the operating system.
+    #[error("no random bytes from the operating system: {0}")]
+    Random(String),
+}
+
+/// What the owner of a mesh has to know or do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MeshEvent {
+    /// Bring this to the peer, over a channel that is proven to be the peer's.
+    Signal {
+        /// For whom.
+        to: u16,
+        /// At most [`quorate_path::limits::MAX_SIGNAL_BYTES`].
+        data: Vec<u8>,
+    },
+    /// The path to a peer changed.
+    Path {
+        /// Which peer.
+        index: u16,
+        /// The path now.
+        path: Path,
+        /// Why.
+        reason: Reason,
+    },
+    /// Data authenticated with the keys of this pair has come from the peer for the first time:
+    /// the tunnel works, and streams to and from this peer do.
+    Up {
+        /// Which peer.
+        index: u16,
+    },
+    /// The mesh cannot go on; stop it.
+    Fatal(String),
+}
+
+/// The mesh of one session.
+#[derive(Debug)]
+pub struct Mesh {
+    stack: Stack,
+    table: Arc<PathTable>,
+    commands: mpsc::Sender<Command>,
+    up: watch::Receiver<BTreeSet<u16>>,
+    driver: JoinHandle<()>,
+    closed: oneshot::Receiver<()>,
+    port: u16,
+}
+
+impl Mesh {
+    /// Opens the socket, starts WireGuard, the stack and the search for paths. Obey the events
+    /// until the mesh is stopped.
+    pub async fn start(config: MeshConfig) -> Result<(Self, mpsc::Receiver<MeshEvent>), MeshError> {
+        config.check()?;
+        let (closing, closed) = oneshot::channel();
+        let socket = MeshSocket::bind(config.scope, closing).map_err(MeshError::Socket)?;
+        let port = socket.port();
+        let table = Arc::new(PathTable::new(
+            config.peers.iter().map(|p| (p.index, p.address)),
+        ));
+        let (to_stack, from_tunnel) = mpsc::channel(netstack::limits::PACKET_QUEUE);
+        let (to_tunnel, from_stack) = mpsc::channel(netstack::limits::PACKET_QUEUE);
+        let stack_config = StackConfig {
+            address: config.address,
+            mtu: config.mtu,
+            peers: config.peers.iter().map(|p| (p.index, p.address)).collect(),
+            seed: driver::random_u64()?,
+        };
+        let (events, receiver) = mpsc::channel(limits::EVENT_QUEUE);
+        let (commands, command_queue) = mpsc::channel(limits::COMMAND_QUEUE);
+        let (up_sender, up) = watch::channel(BTreeSet::new());
+        let driver = Driver::start(
+            config,
+            Arc::new(socket),
+            Arc::clone(&table),
+            driver::Channels {
+                to_stack,
+                from_stack,
+                events,
+                commands: command_queue,
+                up: up_sender,
+            },
+        )
+        .await?;
+        let stack = Stack::start(&stack_config, from_tunnel, to_tunnel);
+        let mesh = Self {
+            stack,
+            table,
+            commands,
+            up,
+            driver: tokio::spawn(driver.run()),
+            closed,
+            port,
+        };
+        Ok((mesh, receiver))
+    }
+
+    /// Hands over a signal that came from a peer. Never waits; what finds no room is dropped, the
+    /// peer repeats it.
+    pub fn handle_signal(&self, from: u16, data: Vec<u8>) {
+        if data.len() <= quorate_path::limits::MAX_SIGNAL_BYTES {
+            let _ = self.commands.try_send(Command::Signal { from, data });
+        }
+    }
+
+    /// Takes connections of peers to `port`, each with the index of the peer.
+    pub fn listener(&self, port: u16) -> Listener {
+        self.stack.listener(port)
+    }
+
+    /// Opens a stream to a peer. Waits for the tunnel first, at most
+    /// [`netstack::limits::CONNECT_TIMEOUT`], then as long again for the answer.
+    pub async fn connect(&self, peer: u16, port: u16) -> io::Result<TunnelStream> {
+        let mut up = self.up.clone();
+        let tunnel = up.wait_for(|up| up.contains(&peer));
+        match tokio::time::timeout(netstack::limits::CONNECT_TIMEOUT, tunnel).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(io::ErrorKind::NotConnected.into()),
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        self.stack.connect(peer, port).await
+    }
+
+    /// The state of the link to each peer, by index.
+    pub fn links(&self) -> Vec<LinkStats> {
+        self.table.links(Instant::now())
+    }
+
+    /// Datagrams that were dropped, by why.
+    pub fn dropped(&self) -> Dropped {
+        self.table.dropped()
+    }
+
+    /// The UDP port in use.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends everything and waits until all tasks have ended and the socket is closed.
+    pub async fn stop(self) {
+        self.stack.stop().await;
+        let _ = self.commands.send(Command::Stop).await;
+        let _ = self.driver.await;
+        drop(self.commands);
+        if tokio::time::timeout(limits::CLOSE_WAIT, self.closed)
+            .await
+            .is_err()
+        {
+            tracing::error!("the socket of the mesh was not closed in time");
+        }
+    }
+}
+
+/// How long ago, in words of the log.
+fn ago(since: Instant) -> Duration {
+    Instant::now().saturating_duration_since(since)
+}

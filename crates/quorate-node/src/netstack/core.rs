@@ -1,0 +1,425 @@
+//! The stack under its lock: interface, sockets, listening ports, and who owns which socket.
+
+use super::{
+    StackConfig,
+    device::{Outbound, Packets, Single},
+    limits::{
+        ACCEPT_QUEUE, CONNECT_TIMEOUT, FIRST_EPHEMERAL_PORT, LINGER, LISTEN_POOL, MAX_HALF_OPEN,
+        MAX_SOCKETS, MAX_STREAMS_PER_PEER, STREAM_BUFFER,
+    },
+};
+use smoltcp::{
+    iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
+    socket::tcp::{CongestionControl, Socket, SocketBuffer, State},
+    time::Instant as StackTime,
+    wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    net::Ipv6Addr,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+const IPV6_HEADER: usize = 40;
+const TCP: u8 = 6;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// One listening port.
+struct Port {
+    accepted: mpsc::Sender<(SocketHandle, u16)>,
+    waiting: Vec<SocketHandle>,
+    /// Tells a listener that was replaced from the one that replaced it.
+    generation: u64,
+}
+
+/// A stream's socket.
+#[derive(Default)]
+struct Entry {
+    peer: u16,
+    /// What was not read when both ends had finished; the socket forgets it in TIME-WAIT.
+    saved: Option<Vec<u8>>,
+}
+
+/// See the module's text.
+pub(crate) struct Core {
+    start: Instant,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    out: Outbound,
+    address: Ipv6Addr,
+    peers: HashMap<Ipv6Addr, u16>,
+    ports: HashMap<u16, Port>,
+    streams: HashMap<SocketHandle, Entry>,
+    /// Sockets whose stream is gone, and until when TCP may still be busy with them.
+    orphans: HashMap<SocketHandle, Instant>,
+    next_port: u16,
+    generation: u64,
+    /// Until when the task sleeps; `None`: until it is woken.
+    task_wakes: Option<Instant>,
+    closed: bool,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("streams", &self.streams.len())
+            .field("orphans", &self.orphans.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(super) fn new(config: &StackConfig, mut out: Outbound) -> Self {
+        let mut settings = Config::new(HardwareAddress::Ip);
+        settings.random_seed = config.seed;
+        let mut interface = Interface::new(settings, &mut out, StackTime::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            // Prefix 0: every peer is on the link. WireGuard decides who that is.
+            let _ = addresses.push(IpCidr::new(IpAddress::Ipv6(config.address), 0));
+        });
+        let span = u16::MAX - FIRST_EPHEMERAL_PORT;
+        let offset = u16::try_from((config.seed >> 32) % u64::from(span)).unwrap_or(0);
+        Self {
+            start: Instant::now(),
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            out,
+            address: config.address,
+            peers: config.peers.iter().map(|(i, a)| (*a, *i)).collect(),
+            ports: HashMap::new(),
+            streams: HashMap::new(),
+            orphans: HashMap::new(),
+            next_port: FIRST_EPHEMERAL_PORT + offset,
+            generation: 0,
+            task_wakes: None,
+            closed: false,
+        }
+    }
+
+    fn now(&self) -> StackTime {
+        let micros = self.start.elapsed().as_micros();
+        StackTime::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+
+    /// Takes in a batch of packets, then sends and tidies up.
+    pub(super) fn poll(&mut self, packets: &mut impl Packets) {
+        let now = self.now();
+        self.interface.poll_maintenance(now);
+        while packets.advance() {
+            let packet = packets.packet();
+            if !self.admits(packet) {
+                continue;
+            }
+            let opens = is_syn(packet);
+            let mut device = Single {
+                packet: Some(packet),
+                out: &mut self.out,
+            };
+            self.interface
+                .poll_ingress_single(now, &mut device, &mut self.sockets);
+            if opens {
+                // The next packet may open one more connection and needs a socket for it.
+                self.serve_ports();
+            }
+        }
+        self.egress();
+        self.serve_ports();
+        self.save_finished();
+        self.bury();
+    }
+
+    /// Only packets between a peer's address and our own pass. WireGuard has already bound the
+    /// source to the key; what is left is a peer that sends to somebody else's address.
+    fn admits(&self, packet: &[u8]) -> bool {
+        let address = |at: usize| -> Option<Ipv6Addr> {
+            let bytes: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
+            Some(bytes.into())
+        };
+        packet.len() >= IPV6_HEADER
+            && packet[0] >> 4 == 6
+            && address(8).is_some_and(|source| self.peers.contains_key(&source))
+            && address(24) == Some(self.address)
+    }
+
+    /// Sends what the sockets have ready, as far as the queue has room.
+    pub(crate) fn egress(&mut self) {
+        let now = self.now();
+        while self
+            .interface
+            .poll_egress(now, &mut self.out, &mut self.sockets)
+            == PollResult::SocketStateChanged
+        {}
+    }
+
+    /// How long the task may sleep, and whether it has to wait for room in the outbound queue.
+    pub(super) fn plan(&mut self) -> (Option<Duration>, bool) {
+        let blocked = self.out.take_blocked();
+        let wait = self.wait();
+        self.task_wakes = wait.map(|wait| Instant::now() + wait);
+        (wait, blocked)
+    }
+
+    fn wait(&mut self) -> Option<Duration> {
+        let now = self.now();
+        let timer = self.interface.poll_delay(now, &self.sockets);
+        let timer = timer.map(|wait| Duration::from_micros(wait.total_micros()));
+        let linger = self.orphans.values().min();
+        let linger = linger.map(|at| at.saturating_duration_since(Instant::now()));
+        timer.into_iter().chain(linger).min()
+    }
+
+    /// Whether a timer is due before the task wakes by itself.
+    pub(crate) fn task_is_late(&mut self) -> bool {
+        if self.out.take_blocked() {
+            return true;
+        }
+        match (self.wait(), self.task_wakes) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(wait), Some(wakes)) => Instant::now() + wait < wakes,
+        }
+    }
+
+    // --- streams ---
+
+    /// The socket of a stream.
+    pub(crate) fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    /// Data of a stream whose socket has already forgotten it.
+    pub(crate) fn saved(&mut self, handle: SocketHandle) -> Option<&mut Vec<u8>> {
+        self.streams.get_mut(&handle)?.saved.as_mut()
+    }
+
+    /// Whether the whole stack has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Begins a connection.
+    pub(crate) fn connect(&mut self, peer: u16, port: u16) -> io::Result<SocketHandle> {
+        let remote = self.peers.iter().find(|(_, index)| **index == peer);
+        let Some(remote) = remote.map(|(address, _)| *address) else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "no such peer"));
+        };
+        if self.closed {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if self.is_crowded(peer) {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "too many streams",
+            ));
+        }
+        let local = self.free_port();
+        let mut socket = new_socket();
+        let local = IpListenEndpoint {
+            addr: Some(IpAddress::Ipv6(self.address)),
+            port: local,
+        };
+        let remote = IpEndpoint::new(IpAddress::Ipv6(remote), port);
+        socket
+            .connect(self.interface.context(), remote, local)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e.to_string()))?;
+        let handle = self.sockets.add(socket);
+        self.streams.insert(handle, Entry { peer, saved: None });
+        Ok(handle)
+    }
+
+    fn is_crowded(&self, peer: u16) -> bool {
+        self.sockets.iter().count() >= MAX_SOCKETS
+            || self.streams.values().filter(|e| e.peer == peer).count() >= MAX_STREAMS_PER_PEER
+    }
+
+    fn free_port(&mut self) -> u16 {
+        let taken: HashSet<u16> = self
+            .streams
+            .keys()
+            .chain(self.orphans.keys())
+            .filter_map(|h| self.sockets.get::<Socket<'_>>(*h).local_endpoint())
+            .map(|e| e.port)
+            .collect();
+        // MAX_SOCKETS is far below the number of ports, so one is free.
+        loop {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
+            if !taken.contains(&port) && !self.ports.contains_key(&port) {
+                return port;
+            }
+        }
+    }
+
+    /// The stream of this socket is gone: what it wrote is still delivered, within limits.
+    pub(crate) fn abandon(&mut self, handle: SocketHandle) {
+        if self.streams.remove(&handle).is_none() {
+            return;
+        }
+        let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+        let unread = socket.recv_queue() > 0 && socket.state() != State::TimeWait;
+        if unread || matches!(socket.state(), State::SynSent | State::SynReceived) {
+            // Nobody will read what came: the peer has to know, as with any TCP.
+            socket.abort();
+        } else {
+            socket.close();
+        }
+        self.orphans.insert(handle, Instant::now() + LINGER);
+    }
+
+    /// Copies unread data out of sockets that are about to forget it.
+    fn save_finished(&mut self) {
+        for (handle, entry) in &mut self.streams {
+            let socket = self.sockets.get_mut::<Socket<'_>>(*handle);
+            if socket.state() == State::TimeWait {
+                let saved = entry.saved.get_or_insert_default();
+                let mut data = vec![0; socket.recv_queue()];
+                let length = socket.recv_slice(&mut data).unwrap_or(0);
+                saved.extend_from_slice(&data[..length]);
+            }
+        }
+    }
+
+    fn bury(&mut self) {
+        let sockets = &mut self.sockets;
+        let now = Instant::now();
+        let mut resets = false;
+        self.orphans.retain(|handle, until| {
+            let socket = sockets.get_mut::<Socket<'_>>(*handle);
+            if socket.is_open() && *until <= now {
+                socket.abort();
+                resets = true;
+            }
+            // A reset that could not be sent yet still has its endpoint.
+            let done = !socket.is_open() && socket.remote_endpoint().is_none();
+            if done {
+                sockets.remove(*handle);
+            }
+            !done
+        });
+        if resets {
+            self.egress();
+        }
+    }
+
+    // --- listening ports ---
+
+    /// Opens a port; the number tells this opening from a later one.
+    pub(super) fn listen(&mut self, port: u16) -> (mpsc::Receiver<(SocketHandle, u16)>, u64) {
+        self.generation += 1;
+        let generation = self.generation;
+        let (accepted, queue) = mpsc::channel(ACCEPT_QUEUE);
+        self.close_port(port, None);
+        if !self.closed {
+            let waiting = Vec::new();
+            self.ports.insert(
+                port,
+                Port {
+                    accepted,
+                    waiting,
+                    generation,
+                },
+            );
+            self.serve_ports();
+        }
+        (queue, generation)
+    }
+
+    /// Closes a port, if it is still the opening with this number.
+    pub(super) fn close_port(&mut self, port: u16, generation: Option<u64>) {
+        let current = self.ports.get(&port).map(|p| p.generation);
+        if current.is_none() || generation.is_some_and(|g| Some(g) != current) {
+            return;
+        }
+        if let Some(port) = self.ports.remove(&port) {
+            for handle in port.waiting {
+                self.sockets.get_mut::<Socket<'_>>(handle).abort();
+                self.orphans.insert(handle, Instant::now());
+            }
+        }
+    }
+
+    /// Hands established connections to their listeners and keeps sockets waiting for the next.
+    fn serve_ports(&mut self) {
+        let mut total = self.sockets.iter().count();
+        for (number, port) in &mut self.ports {
+            let mut idle = 0;
+            let mut waiting = Vec::with_capacity(port.waiting.len());
+            for handle in port.waiting.drain(..) {
+                let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+                match socket.state() {
+                    State::Listen => {
+                        idle += 1;
+                        waiting.push(handle);
+                    }
+                    State::SynReceived => waiting.push(handle),
+                    State::Established | State::CloseWait => {
+                        let peer = remote_peer(socket, &self.peers);
+                        let crowded = peer.is_none_or(|peer| {
+                            let of_peer = self.streams.values().filter(|e| e.peer == peer);
+                            of_peer.count() >= MAX_STREAMS_PER_PEER
+                        });
+                        let peer = peer.unwrap_or_default();
+                        if crowded || port.accepted.try_send((handle, peer)).is_err() {
+                            socket.abort();
+                            self.orphans.insert(handle, Instant::now());
+                        } else {
+                            socket.set_timeout(None);
+                            self.streams.insert(handle, Entry { peer, saved: None });
+                        }
+                    }
+                    _ => {
+                        socket.abort();
+                        self.orphans.insert(handle, Instant::now());
+                    }
+                }
+            }
+            while idle < LISTEN_POOL && waiting.len() < MAX_HALF_OPEN && total < MAX_SOCKETS {
+                let mut socket = new_socket();
+                socket.set_timeout(Some(CONNECT_TIMEOUT.into()));
+                if socket.listen(*number).is_err() {
+                    break;
+                }
+                waiting.push(self.sockets.add(socket));
+                idle += 1;
+                total += 1;
+            }
+            port.waiting = waiting;
+        }
+    }
+
+    /// Ends everything: streams fail from now on, listeners return.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.ports.clear();
+        for (_, socket) in self.sockets.iter_mut() {
+            let smoltcp::socket::Socket::Tcp(socket) = socket;
+            socket.abort();
+        }
+        self.egress();
+    }
+}
+
+fn new_socket() -> Socket<'static> {
+    // Zeroed memory that is not touched costs nothing, so idle sockets are cheap.
+    let buffer = || SocketBuffer::new(vec![0; STREAM_BUFFER]);
+    let mut socket = Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    socket.set_congestion_control(CongestionControl::Cubic);
+    socket
+}
+
+fn remote_peer(socket: &Socket<'_>, peers: &HashMap<Ipv6Addr, u16>) -> Option<u16> {
+    let IpAddress::Ipv6(address) = socket.remote_endpoint()?.addr;
+    peers.get(&address).copied()
+}
+
+fn is_syn(packet: &[u8]) -> bool {
+    packet.get(6) == Some(&TCP)
+        && packet
+            .get(IPV6_HEADER + 13)
+            .is_some_and(|flags| flags & (SYN | ACK) == SYN)
+}

@@ -1,0 +1,303 @@
+//! The path table: where packets for a peer go, whose packets an address carries, and counters.
+//!
+//! gotatun knows each peer under a made-up endpoint, [`endpoint`]; the table turns it into the
+//! address of the day. Readers are the two packet tasks, writer is the mesh task.
+
+use quorate_path::Path;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Prefix of the made-up endpoints, out of the unique local addresses; the last two bytes are the
+/// index. No packet ever goes there.
+const PREFIX: [u16; 7] = [0xfd71, 0x756f, 0x7261, 0x7465, 0, 0, 0];
+
+/// The made-up endpoint of a peer.
+pub(super) fn endpoint(index: u16) -> SocketAddr {
+    let [a, b, c, d, e, f, g] = PREFIX;
+    let ip = Ipv6Addr::new(a, b, c, d, e, f, g, index);
+    SocketAddr::V6(SocketAddrV6::new(ip, 1, 0, 0))
+}
+
+/// The peer of a made-up endpoint.
+pub(super) fn peer_of(endpoint: SocketAddr) -> Option<u16> {
+    let IpAddr::V6(ip) = endpoint.ip() else {
+        return None;
+    };
+    let segments = ip.segments();
+    (segments[..7] == PREFIX).then_some(segments[7])
+}
+
+/// Where packets for a peer go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) local: IpAddr,
+    pub(super) remote: SocketAddr,
+}
+
+/// The state of the link to one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkStats {
+    /// The peer.
+    pub index: u16,
+    /// The path, in the fixed words.
+    pub path: String,
+    /// Whether the tunnel works.
+    pub up: bool,
+    /// Bytes of datagrams sent to the peer.
+    pub tx: u64,
+    /// Bytes of datagrams received from the peer.
+    pub rx: u64,
+    /// Time since the last handshake we know to be complete.
+    pub last_handshake: Option<Duration>,
+    /// Round trip of the last check on the path.
+    pub rtt: Option<Duration>,
+}
+
+/// Datagrams and packets that were dropped, by why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// From an address no agent has authenticated.
+    pub unknown_source: u64,
+    /// Neither STUN nor WireGuard, empty or oversized.
+    pub garbage: u64,
+    /// STUN messages for which the queue had no room.
+    pub stun_overflow: u64,
+    /// STUN messages that belong to no agent.
+    pub stun_refused: u64,
+    /// Claims on an address that another peer has.
+    pub source_conflict: u64,
+    /// Packets for a peer whose tunnel is not up yet.
+    pub not_up: u64,
+    /// Packets for a peer without a path.
+    pub no_path: u64,
+    /// Datagrams the system did not take.
+    pub send_errors: u64,
+    /// Errors while receiving.
+    pub receive_errors: u64,
+}
+
+/// A counter of [`Dropped`].
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) unknown_source: Counter,
+    pub(super) garbage: Counter,
+    pub(super) stun_overflow: Counter,
+    pub(super) stun_refused: Counter,
+    pub(super) source_conflict: Counter,
+    pub(super) not_up: Counter,
+    pub(super) no_path: Counter,
+    pub(super) send_errors: Counter,
+    pub(super) receive_errors: Counter,
+}
+
+#[derive(Debug)]
+struct Slot {
+    address: Ipv6Addr,
+    route: RwLock<Option<Route>>,
+    up: AtomicBool,
+    tx: Counter,
+    rx: Counter,
+    report: Mutex<Report>,
+}
+
+#[derive(Debug)]
+struct Report {
+    path: Path,
+    handshake: Option<Instant>,
+    rtt: Option<Duration>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct PathTable {
+    slots: BTreeMap<u16, Slot>,
+    by_address: HashMap<Ipv6Addr, u16>,
+    sources: RwLock<HashMap<SocketAddr, u16>>,
+    pub(super) counters: Counters,
+}
+
+/// A poisoned lock means a panic elsewhere; what it guards here is never half-written.
+macro_rules! open {
+    ($lock:expr) => {
+        $lock.unwrap_or_else(PoisonError::into_inner)
+    };
+}
+
+impl PathTable {
+    pub(super) fn new(peers: impl Iterator<Item = (u16, Ipv6Addr)>) -> Self {
+        let slots: BTreeMap<u16, Slot> = peers
+            .map(|(index, address)| {
+                let report = Report {
+                    path: Path::Down { since: None },
+                    handshake: None,
+                    rtt: None,
+                };
+                let slot = Slot {
+                    address,
+                    route: RwLock::new(None),
+                    up: AtomicBool::new(false),
+                    tx: Counter::default(),
+                    rx: Counter::default(),
+                    report: Mutex::new(report),
+                };
+                (index, slot)
+            })
+            .collect();
+        let by_address = slots.iter().map(|(index, s)| (s.address, *index)).collect();
+        Self {
+            slots,
+            by_address,
+            sources: RwLock::new(HashMap::new()),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The peer with this overlay address.
+    pub(super) fn by_address(&self, address: Ipv6Addr) -> Option<u16> {
+        self.by_address.get(&address).copied()
+    }
+
+    /// Where packets for this peer go.
+    pub(super) fn route(&self, index: u16) -> Option<Route> {
+        *open!(self.slots.get(&index)?.route.read())
+    }
+
+    pub(super) fn set_route(&self, index: u16, route: Route) {
+        if let Some(slot) = self.slots.get(&index) {
+            *open!(slot.route.write()) = Some(route);
+        }
+    }
+
+    /// The peer that packets from this address belong to.
+    pub(super) fn source(&self, address: SocketAddr) -> Option<u16> {
+        open!(self.sources.read()).get(&address).copied()
+    }
+
+    /// Packets from `address` are this peer's from now on, unless another peer has it.
+    pub(super) fn add_source(&self, address: SocketAddr, index: u16) {
+        let mut sources = open!(self.sources.write());
+        if *sources.entry(address).or_insert(index) != index {
+            self.counters.source_conflict.add(1);
+        }
+    }
+
+    /// Whether data of this pair has been authenticated.
+    pub(super) fn is_up(&self, index: u16) -> bool {
+        self.slots
+            .get(&index)
+            .is_some_and(|s| s.up.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_up(&self, index: u16) {
+        if let Some(slot) = self.slots.get(&index) {
+            slot.up.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn count_sent(&self, index: u16, bytes: usize) {
+        if let Some(slot) = self.slots.get(&index) {
+            slot.tx.add(bytes);
+        }
+    }
+
+    pub(super) fn count_received(&self, index: u16, bytes: usize) {
+        if let Some(slot) = self.slots.get(&index) {
+            slot.rx.add(bytes);
+        }
+    }
+
+    pub(super) fn report_path(&self, index: u16, path: Path) {
+        if let Some(slot) = self.slots.get(&index) {
+            open!(slot.report.lock()).path = path;
+        }
+    }
+
+    pub(super) fn report_handshake(&self, index: u16, at: Instant) {
+        if let Some(slot) = self.slots.get(&index) {
+            open!(slot.report.lock()).handshake = Some(at);
+        }
+    }
+
+    pub(super) fn report_rtt(&self, index: u16, rtt: Option<Duration>) {
+        if let Some(slot) = self.slots.get(&index) {
+            open!(slot.report.lock()).rtt = rtt;
+        }
+    }
+
+    pub(super) fn links(&self, now: Instant) -> Vec<LinkStats> {
+        let stats = |(index, slot): (&u16, &Slot)| {
+            let report = open!(slot.report.lock());
+            LinkStats {
+                index: *index,
+                path: report.path.words(now),
+                up: slot.up.load(Ordering::Acquire),
+                tx: slot.tx.value(),
+                rx: slot.rx.value(),
+                last_handshake: report.handshake.map(|at| now.saturating_duration_since(at)),
+                rtt: report.rtt,
+            }
+        };
+        self.slots.iter().map(stats).collect()
+    }
+
+    pub(super) fn dropped(&self) -> Dropped {
+        let c = &self.counters;
+        Dropped {
+            unknown_source: c.unknown_source.value(),
+            garbage: c.garbage.value(),
+            stun_overflow: c.stun_overflow.value(),
+            stun_refused: c.stun_refused.value(),
+            source_conflict: c.source_conflict.value(),
+            not_up: c.not_up.value(),
+            no_path: c.no_path.value(),
+            send_errors: c.send_errors.value(),
+            receive_errors: c.receive_errors.value(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_up_endpoint_names_its_peer_and_nothing_else_does() {
+        for index in [0, 1, 255, 256, u16::MAX] {
+            assert_eq!(peer_of(endpoint(index)), Some(index));
+        }
+        assert_eq!(peer_of(SocketAddr::from(([127, 0, 0, 1], 1))), None);
+        assert_eq!(peer_of(SocketAddr::from((Ipv6Addr::LOCALHOST, 1))), None);
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_first_peer_that_proved_it() {
+        let peers = [(1, Ipv6Addr::LOCALHOST), (2, Ipv6Addr::UNSPECIFIED)];
+        let table = PathTable::new(peers.into_iter());
+        let address = SocketAddr::from(([127, 0, 0, 1], 7));
+        assert_eq!(table.source(address), None);
+        table.add_source(address, 1);
+        table.add_source(address, 2);
+        assert_eq!(table.source(address), Some(1));
+        assert_eq!(table.dropped().source_conflict, 1);
+    }
+}
