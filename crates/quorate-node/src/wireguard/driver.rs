@@ -347,7 +347,19 @@ impl Driver {
 
     fn obey(&mut self, index: u16, event: PathEvent) {
         match event {
-            PathEvent::Source(address) => self.table.add_source(address, index),
+            PathEvent::Source(address) => {
+                self.table.add_source(address, index);
+                // The peer may have chosen its path already: its handshake is answered to where
+                // its checks come from, until this end has a path too.
+                if self.table.route(index).is_none() {
+                    let local = match address.ip() {
+                        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                    };
+                    let remote = address;
+                    self.table.set_route(index, Route { local, remote });
+                }
+            }
             PathEvent::Changed { path, reason } => {
                 if let Path::Direct { local, remote, .. } = &path {
                     let route = Route {
