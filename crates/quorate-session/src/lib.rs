@@ -1,1 +1,48 @@
-//! Who takes part, in which order: the session protocol quorate/1 as a pure state machine.
+//! Who takes part, in which order: the session protocol `quorate/1` as a pure state machine.
+//!
+//! ```text
+//! Verified<Invitation> ─► Session ─ join ─► Joining ─► Confirming ─► Keyed ─► Ready ─► Running ─► Closing ─► Closed
+//!                                             ▲            │           │        │         │
+//!                                             └─ a party joined again: give up the roster ┘
+//! ```
+//!
+//! This crate has no clock, no socket, no file and no source of randomness: time comes with every call, randomness once as
+//! a seed, and what has to be done in the world goes out as [`Event`]s and frames. See [`Session`] for the driver's law.
+//!
+//! Security. Requires: the transport authenticates PeerIds; the driver keeps what [`Event::Persist`] gives it and answers
+//! honestly; tunnel links are reported only for addresses that WireGuard authenticated. Provides: nothing is installed
+//! before every listed party confirmed the identical roster; every key in it is signed for this session and epoch by its
+//! party's DID; a party's disagreement, absence or lie ends in a named refusal. Does not provide: correct inputs, or
+//! protection from more than `t` parties who collude.
+
+mod address;
+mod bundle;
+mod checks;
+mod keys;
+mod ledger;
+pub mod limits;
+mod link;
+mod manifest;
+pub mod message;
+mod peer_id;
+mod roster;
+mod session;
+mod statement;
+mod stored;
+
+pub use address::overlay_address;
+pub use bundle::{Bundle, RendezvousSecret};
+pub use keys::Psk;
+pub use link::{Frame, LinkId, LinkKind, hello_tag};
+pub use manifest::{ContentDigest, ManifestEntry, check_path, manifest_digest};
+pub use message::{Fingerprint, Invitation, InvitationDraft, InvitationSubject, PartyDraft, Pid};
+pub use peer_id::PeerId;
+pub use roster::{Member, Roster};
+#[cfg(feature = "broken-variants")]
+#[doc(hidden)]
+pub use session::Weakness;
+pub use session::{
+    Event, MeshPlan, Misuse, Outcome, PartyView, PeerPlan, PersistToken, Phase, ProgramReport, Session, Setup, State,
+    Usage,
+};
+pub use stored::{Closure, Stored};

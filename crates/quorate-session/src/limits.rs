@@ -1,0 +1,132 @@
+//! Every cap and timer of the session protocol, in one place.
+//!
+//! A limit is here because something outside decides how much of it there will be: how many parties an invitation lists,
+//! how long a text is, how many statements a member signs, how long a peer may stay silent. Beyond a limit there is a named
+//! refusal, never an allocation.
+//!
+//! Source: the caps of protocol sections 3 to 9; the timers follow from "detect a dead peer within 15 s, stop within 5 s".
+
+use std::time::Duration;
+
+// --- Invitation -----------------------------------------------------------------------------------------------------
+
+/// Parties one invitation may list.
+pub const MAX_PARTIES: usize = 64;
+/// Fewest parties of a multiparty computation.
+pub const MIN_PARTIES: usize = 2;
+/// Longest validity of an invitation, in seconds (7 days).
+pub const MAX_VALIDITY_SECONDS: i64 = 7 * 24 * 3600;
+/// Most pseudorandom secret sharing keys, C(m, t), before PRSS has to be switched off.
+pub const MAX_PRSS_KEYS: u64 = 20_000;
+/// Longest title, in characters.
+pub const MAX_TITLE_CHARS: usize = 120;
+/// Longest purpose, in characters.
+pub const MAX_PURPOSE_CHARS: usize = 500;
+/// Longest name or role of a party, in characters.
+pub const MAX_NAME_CHARS: usize = 64;
+/// Verification keys pinned per party.
+pub const MAX_PINNED_KEYS: usize = 8;
+/// Public arguments of the program.
+pub const MAX_ARGS: usize = 64;
+/// Bytes of one public argument.
+pub const MAX_ARG_BYTES: usize = 1024;
+/// Bytes of a version text in an invitation or fingerprint.
+pub const MAX_VERSION_BYTES: usize = 32;
+/// Addresses of relays or bootstrap nodes in an invitation, each.
+pub const MAX_RENDEZVOUS_ADDRESSES: usize = 8;
+/// Bytes of one textual network address.
+pub const MAX_ADDRESS_BYTES: usize = 256;
+/// Times one party may join again (`policy.rejoin` cannot allow more; one first join plus these is what is kept).
+pub const MAX_REJOIN: u8 = 3;
+/// Smallest and largest MTU inside the tunnel.
+pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=1420;
+/// Lowest MPC port inside the tunnel; the control port is one below it.
+pub const MIN_PORT: u16 = 1024;
+
+// --- Bundle and manifest ----------------------------------------------------------------------------------------------
+
+/// Characters of a bundle's text form.
+pub const MAX_BUNDLE_CHARS: usize = 96 * 1024;
+/// Address hints in a bundle.
+pub const MAX_HINTS: usize = 8;
+/// Files of one program.
+pub const MAX_MANIFEST_ENTRIES: usize = 4096;
+/// Bytes of one path in a manifest.
+pub const MAX_PATH_BYTES: usize = 512;
+
+// --- Statements -------------------------------------------------------------------------------------------------------
+
+/// How far a join's epoch may lie in the future, in milliseconds (5 min): a stolen key cannot lock its owner out.
+pub const MAX_EPOCH_AHEAD_MS: u64 = 5 * 60 * 1000;
+/// Joins kept per DID.
+pub const MAX_JOINS_PER_PARTY: usize = 1 + MAX_REJOIN as usize;
+/// Confirms kept per DID.
+pub const MAX_CONFIRMS_PER_PARTY: usize = 8;
+/// KEM shares kept per pair of parties (one per roster that may become current).
+pub const MAX_KEMS_PER_PAIR: usize = 4;
+/// Aborts kept per DID.
+pub const MAX_ABORTS_PER_PARTY: usize = 2;
+/// Receipts kept per DID.
+pub const MAX_RECEIPTS_PER_PARTY: usize = 2;
+/// Digests of refused statements remembered, so that they are not asked for again.
+pub const MAX_REFUSED_DIGESTS: usize = 1024;
+/// Statements that wait for the resolution of their issuer, over all links.
+pub const MAX_UNRESOLVED: usize = 128;
+/// Characters of the note in an abort or cancel.
+pub const MAX_NOTE_CHARS: usize = 300;
+/// Oldest acceptable resolution of a DID that can change (did:web) when the roster is confirmed.
+pub const MAX_RESOLUTION_AGE: Duration = Duration::from_secs(600);
+
+// --- Links ------------------------------------------------------------------------------------------------------------
+
+/// Bytes of one frame.
+pub const MAX_FRAME_BYTES: usize = 256 * 1024;
+/// Links held at once.
+pub const MAX_LINKS: usize = 256;
+/// Links held at once that have not proven a listed DID.
+pub const MAX_UNPROVEN_LINKS: usize = 64;
+/// Proven links held at once per DID.
+pub const MAX_LINKS_PER_PARTY: usize = 4;
+/// Digests in one `have` or `want`.
+pub const MAX_DIGESTS: usize = 1024;
+/// Statements in one `statements` frame.
+pub const MAX_STATEMENTS: usize = 128;
+/// Bytes of statements put into one outgoing frame before the next is begun.
+pub const STATEMENTS_FRAME_BYTES: usize = 128 * 1024;
+/// Bytes of one signal.
+pub const MAX_SIGNAL_BYTES: usize = 2048;
+/// Signals kept per party and direction while there is no link, or no mesh, to take them.
+pub const MAX_SIGNALS: usize = 32;
+/// Frames waiting for `poll_transmit`.
+pub const MAX_TRANSMITS: usize = 8192;
+/// Bytes waiting for `poll_transmit`.
+pub const MAX_TRANSMIT_BYTES: usize = 16 * 1024 * 1024;
+/// Events waiting for `poll_event`.
+pub const MAX_EVENTS: usize = 8192;
+/// Refusals of what one link brought before the link is closed.
+pub const MAX_STRIKES: u32 = 16;
+/// Frames one link may bring in a burst.
+pub const FRAME_BURST: u32 = 512;
+/// Frames one link may bring per second in the long run.
+pub const FRAMES_PER_SECOND: u32 = 64;
+
+// --- Timers -----------------------------------------------------------------------------------------------------------
+
+/// Time from link up to a proven link.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lifetime of the signed part of the link handshake, in seconds.
+pub const HELLO_LIFETIME_SECONDS: i64 = 120;
+/// Interval of announcing what is held to every proven link; heals whatever was lost.
+pub const RESYNC_INTERVAL: Duration = Duration::from_secs(3);
+/// Interval of pings on tunnel links.
+pub const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Silence of a tunnel after which its party has left.
+pub const PEER_SILENCE: Duration = Duration::from_secs(13);
+/// Wait for receipts that are missing although nobody computes any more.
+pub const RECEIPT_WAIT: Duration = Duration::from_secs(5);
+/// Time a finished session stays to pass on receipts it holds.
+pub const RECEIPT_LINGER: Duration = Duration::from_millis(500);
+/// Wait for the receipts of an aborted run.
+pub const ABORT_WAIT: Duration = Duration::from_secs(2);
+/// Longest wait for the answer to a `Persist` event.
+pub const PERSIST_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,172 @@
+//! The session of one party: the state machine that all other modules of this crate serve.
+//!
+//! ```text
+//! Invited ─ join ─► Joining ─ all joins, checks C1-C10 ─► Confirming ─ all confirms and shares ─► Keyed ─ mesh ready ─►
+//! Ready ─ all readies ─► Running ─ own program ended ─► Closing ─ receipts ─► Closed
+//! any state ─ abort, cancel, deadline, silence, evidence of a lie ─► (Closing ─►) Closed
+//! ```
+//!
+//! **The driver's law**: one mutation, then drain `poll_event` and `poll_transmit` until `None`, then sleep until
+//! `poll_timeout`. An event that asks something (`Resolve`, `Persist`) is answered by the matching `handle_*`.
+//!
+//! Where what is: `driving` the public calls, `links` handshake and frames, `statements` what arrives signed, `agreement`
+//! roster, confirm and keys, `running` mesh, program and receipts, `closing` how it ends.
+
+mod agreement;
+mod api;
+mod closing;
+mod driving;
+mod links;
+mod running;
+mod statements;
+mod views;
+
+pub use api::{
+    Event, MeshPlan, Misuse, Outcome, PartyView, PeerPlan, PersistToken, Phase, ProgramReport, Setup, State, Usage,
+};
+
+use crate::{
+    RendezvousSecret,
+    keys::EpochKeys,
+    ledger::Ledger,
+    link::{Link, LinkId},
+    message::{Fingerprint, Invitation, Pid},
+    stored::Stored,
+};
+use agreement::Agreement;
+use chacha20::ChaCha20Rng;
+use closing::Closing;
+use quorate_identity::{Did, Digest, Rejection, ResolvedDid, SigningKey, UnixTime, Verified};
+use running::Mesh;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Instant,
+};
+
+/// One party's part in one session.
+pub struct Session {
+    invitation: Verified<Invitation>,
+    inv: Digest,
+    me: Pid,
+    secret: RendezvousSecret,
+    key: SigningKey,
+    fingerprint: Fingerprint,
+    keys: EpochKeys,
+    rng: ChaCha20Rng,
+    stored: Stored,
+    stage: Stage,
+    ledger: Ledger,
+    links: BTreeMap<LinkId, Link>,
+    resolutions: BTreeMap<Did, Resolution>,
+    /// Statements whose issuer is being resolved, with the link that brought them.
+    unresolved: VecDeque<(LinkId, String)>,
+    held: BTreeMap<PersistToken, Held>,
+    next_token: u64,
+    signals_out: BTreeMap<Pid, VecDeque<Vec<u8>>>,
+    signals_in: BTreeMap<Pid, VecDeque<(Digest, Vec<u8>)>>,
+    /// The last check that kept a roster from being confirmed.
+    obstacle: Option<Rejection>,
+    phases: BTreeMap<Pid, Phase>,
+    reported: Option<State>,
+    deadlines: Deadlines,
+    clock: (UnixTime, Instant),
+    resync_at: Option<Instant>,
+    events: VecDeque<Event>,
+    transmits: VecDeque<(LinkId, Vec<u8>)>,
+    transmit_bytes: usize,
+    /// Highest fill of the bounded queues, for the simulator.
+    usage: Usage,
+    #[cfg(feature = "broken-variants")]
+    weaknesses: std::collections::BTreeSet<Weakness>,
+}
+
+/// Where the session is, with the data that exists only there.
+enum Stage {
+    Invited,
+    Joining,
+    Confirming(Box<Agreement>),
+    Meshed(Box<Agreement>, Box<Mesh>),
+    Closing(Box<Closing>),
+    Closed,
+}
+
+/// The deadlines of the invitation on the monotonic clock, so that a clock jump has no effect.
+struct Deadlines {
+    join_by: Instant,
+    start_by: Instant,
+    end_by: Instant,
+}
+
+/// What is known about a DID's keys.
+enum Resolution {
+    Asked,
+    Known { keys: ResolvedDid, since: Instant },
+}
+
+/// What is sent once a record is stored.
+struct Held {
+    what: HeldWhat,
+    deadline: Instant,
+}
+
+enum HeldWhat {
+    Join { iat: UnixTime },
+    Confirm { roster: Digest, iat: UnixTime },
+    /// Only worth storing; nothing waits for it.
+    Nothing,
+}
+
+/// Deliberate faults, to show that the simulator's invariants see them. Never part of the product.
+#[cfg(feature = "broken-variants")]
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weakness {
+    /// Installs without the others' confirms.
+    SkipConfirmBarrier,
+    /// Keeps the mesh of a roster that was given up.
+    KeepOldRoster,
+    /// Sends before it stored.
+    SkipPersist,
+    /// Believes a ready that did not come through the tunnel, or from its issuer.
+    AcceptReadyFromOverlay,
+    /// Takes joins of other sessions and with others' keys.
+    NoJoinCheck,
+    /// Keeps whatever members sign.
+    LeakQueue,
+    /// Never gives up waiting.
+    NoTimeout,
+    /// Lets the order of a hash map decide what is sent first.
+    NondeterministicOrder,
+    /// Takes a repeated statement for something that cannot happen.
+    AlarmOnRepeat,
+}
+
+impl Session {
+    /// Makes a deliberate fault; see [`Weakness`].
+    #[cfg(feature = "broken-variants")]
+    #[doc(hidden)]
+    pub fn weaken(&mut self, weakness: Weakness) {
+        self.weaknesses.insert(weakness);
+        self.ledger.uncapped |= weakness == Weakness::LeakQueue;
+    }
+
+    #[cfg(feature = "broken-variants")]
+    fn is_weak(&self, weakness: Weakness) -> bool {
+        self.weaknesses.contains(&weakness)
+    }
+}
+
+/// Whether a deliberate fault is on; always false in the product, where the whole condition compiles away.
+macro_rules! weak {
+    ($session:expr, $weakness:ident) => {{
+        #[cfg(feature = "broken-variants")]
+        {
+            $session.is_weak(crate::session::Weakness::$weakness)
+        }
+        #[cfg(not(feature = "broken-variants"))]
+        {
+            false
+        }
+    }};
+}
+use weak;
