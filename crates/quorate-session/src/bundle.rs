@@ -37,7 +37,8 @@ impl RendezvousSecret {
     pub fn derive(&self, label: &str) -> [u8; 32] {
         let mut key = [0_u8; 32];
         // 32 bytes are within the 255 blocks HKDF can give, so this cannot fail.
-        let expanded = Hkdf::<Sha256>::new(Some(b"quorate/1"), &self.0).expand(label.as_bytes(), &mut key);
+        let expanded =
+            Hkdf::<Sha256>::new(Some(b"quorate/1"), &self.0).expand(label.as_bytes(), &mut key);
         debug_assert!(expanded.is_ok());
         key
     }
@@ -72,7 +73,9 @@ impl Bundle {
         if text.len() > MAX_BUNDLE_CHARS {
             return Err(Rejection::new(Code::Limit, "S3", "the bundle is too long"));
         }
-        let body = text.strip_prefix(PREFIX).ok_or_else(|| malformed("does not begin with quorate1:"))?;
+        let body = text
+            .strip_prefix(PREFIX)
+            .ok_or_else(|| malformed("does not begin with quorate1:"))?;
         let bytes = Zeroizing::new(base64url::decode(body)?);
         Self::from_cbor(&bytes)
     }
@@ -90,9 +93,16 @@ impl Bundle {
         encoder.into_writer()
     }
 
-    fn write(&self, encoder: &mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<Infallible>> {
+    fn write(
+        &self,
+        encoder: &mut Encoder<Vec<u8>>,
+    ) -> Result<(), minicbor::encode::Error<Infallible>> {
         encoder.map(3)?.str("inv")?.str(&self.invitation)?;
-        encoder.str("s")?.bytes(self.secret.as_bytes())?.str("hints")?.array(self.hints.len() as u64)?;
+        encoder
+            .str("s")?
+            .bytes(self.secret.as_bytes())?
+            .str("hints")?
+            .array(self.hints.len() as u64)?;
         for hint in &self.hints {
             encoder.str(hint)?;
         }
@@ -126,7 +136,11 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Bundle, Rejection> {
     let cbor = |_| malformed("is not the CBOR map of a bundle");
     let expect = |decoder: &mut Decoder<'_>, key: &str| {
         let found = decoder.str().map_err(cbor)?;
-        if found == key { Ok(()) } else { Err(malformed("has an unknown member")) }
+        if found == key {
+            Ok(())
+        } else {
+            Err(malformed("has an unknown member"))
+        }
     };
     if decoder.map().map_err(cbor)? != Some(3) {
         return Err(malformed("does not have three members"));
@@ -137,10 +151,16 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Bundle, Rejection> {
         return Err(malformed("holds an invitation of more than 64 KiB"));
     }
     expect(decoder, "s")?;
-    let secret: [u8; 32] =
-        decoder.bytes().map_err(cbor)?.try_into().map_err(|_| malformed("has a secret of the wrong length"))?;
+    let secret: [u8; 32] = decoder
+        .bytes()
+        .map_err(cbor)?
+        .try_into()
+        .map_err(|_| malformed("has a secret of the wrong length"))?;
     expect(decoder, "hints")?;
-    let count = decoder.array().map_err(cbor)?.ok_or_else(|| malformed("has a list without length"))?;
+    let count = decoder
+        .array()
+        .map_err(cbor)?
+        .ok_or_else(|| malformed("has a list without length"))?;
     if count > MAX_HINTS as u64 {
         return Err(malformed("has too many hints"));
     }
@@ -152,7 +172,11 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Bundle, Rejection> {
         }
         hints.push(hint.to_owned());
     }
-    Ok(Bundle { invitation: invitation.to_owned(), secret: RendezvousSecret::new(secret), hints })
+    Ok(Bundle {
+        invitation: invitation.to_owned(),
+        secret: RendezvousSecret::new(secret),
+        hints,
+    })
 }
 
 #[cfg(test)]
@@ -184,7 +208,13 @@ mod tests {
         long.hints = vec!["x".repeat(MAX_ADDRESS_BYTES + 1)];
         let mut huge = bundle();
         huge.invitation = "x".repeat(MAX_STATEMENT_BYTES + 1);
-        for bad in [many.encode(), long.encode(), huge.encode(), bundle().encode() + "AAAA", "quorate2:".into()] {
+        for bad in [
+            many.encode(),
+            long.encode(),
+            huge.encode(),
+            bundle().encode() + "AAAA",
+            "quorate2:".into(),
+        ] {
             assert!(Bundle::parse(&bad).is_err());
         }
     }

@@ -39,14 +39,26 @@ impl Proposal<'_> {
 
     /// C1: the user, or the user's policy, approved this invitation.
     fn c1_approved(&self) -> Result<(), Rejection> {
-        if self.approved { Ok(()) } else { Err(Rejection::new(Code::Declined, "C1", "nobody approved this invitation")) }
+        if self.approved {
+            Ok(())
+        } else {
+            Err(Rejection::new(
+                Code::Declined,
+                "C1",
+                "nobody approved this invitation",
+            ))
+        }
     }
 
     /// C2: one join per party, by the right DID, for this invitation.
     fn c2_complete(&self) -> Result<(), Rejection> {
         let parties = &self.invitation.subject.parties;
         if self.joins.len() != parties.len() {
-            return Err(Rejection::new(Code::Missing, "C2", "not all parties have joined"));
+            return Err(Rejection::new(
+                Code::Missing,
+                "C2",
+                "not all parties have joined",
+            ));
         }
         for (index, (join, party)) in self.joins.iter().zip(parties).enumerate() {
             if join.iss != party.did || join.pid.index() != index || join.inv != self.inv {
@@ -60,11 +72,17 @@ impl Proposal<'_> {
     /// C3: no key, nonce or PeerId twice.
     fn c3_distinct(&self) -> Result<(), Rejection> {
         let mut seen: BTreeMap<&[u8], &Verified<Join>> = BTreeMap::new();
-        let peers: Vec<String> = self.joins.iter().map(|join| join.peer.to_string()).collect();
+        let peers: Vec<String> = self
+            .joins
+            .iter()
+            .map(|join| join.peer.to_string())
+            .collect();
         for (join, peer) in self.joins.iter().zip(&peers) {
             let ek = join.kem.as_ref().map_or(&[][..], |kem| &kem.ek.0[..]);
             for value in [&join.wg.0[..], ek, &join.n.0[..], peer.as_bytes()] {
-                let Some(first) = seen.insert(value, join) else { continue };
+                let Some(first) = seen.insert(value, join) else {
+                    continue;
+                };
                 return Err(self.duplicate(first, join));
             }
         }
@@ -74,7 +92,10 @@ impl Proposal<'_> {
     /// We know which of the two is not us; otherwise the later position is named and both stand in the text.
     fn duplicate(&self, first: &Verified<Join>, second: &Verified<Join>) -> Rejection {
         let blamed = if second.pid == self.me { first } else { second };
-        let text = format!("parties {} and {} use one key or nonce", first.pid, second.pid);
+        let text = format!(
+            "parties {} and {} use one key or nonce",
+            first.pid, second.pid
+        );
         Rejection::new(Code::DuplicateKey, "C3", text).about(blamed.iss.clone())
     }
 
@@ -84,16 +105,26 @@ impl Proposal<'_> {
         if entry.is_some() && entry == self.own {
             return Ok(());
         }
-        Err(Rejection::new(Code::IdentityElsewhere, "C4", "our own entry is not the join we made"))
+        Err(Rejection::new(
+            Code::IdentityElsewhere,
+            "C4",
+            "our own entry is not the join we made",
+        ))
     }
 
     /// C5: every join is in its time, and there is time left to start.
     fn c5_times(&self) -> Result<(), Rejection> {
         if self.at > self.invitation.subject.time.start_by {
-            return Err(Rejection::new(Code::Time, "C5", "the latest time to start has passed"));
+            return Err(Rejection::new(
+                Code::Time,
+                "C5",
+                "the latest time to start has passed",
+            ));
         }
         match self.joins.iter().find(|join| join.exp < self.at) {
-            Some(join) => Err(Rejection::new(Code::Time, "C5", "a join has expired").about(join.iss.clone())),
+            Some(join) => {
+                Err(Rejection::new(Code::Time, "C5", "a join has expired").about(join.iss.clone()))
+            }
             None => Ok(()),
         }
     }
@@ -115,7 +146,15 @@ impl Proposal<'_> {
 
     /// C8: not cancelled.
     fn c8_not_cancelled(&self) -> Result<(), Rejection> {
-        if self.cancelled { Err(Rejection::new(Code::Cancelled, "C8", "the organizer cancelled")) } else { Ok(()) }
+        if self.cancelled {
+            Err(Rejection::new(
+                Code::Cancelled,
+                "C8",
+                "the organizer cancelled",
+            ))
+        } else {
+            Ok(())
+        }
     }
 
     /// C9: each join is signed by a key that the invitation pins.
@@ -132,38 +171,64 @@ impl Proposal<'_> {
 
 /// Whether two parties would run the same: quorate's major version, MPyC, word size, program and environment. Python may
 /// differ.
-pub(crate) fn compare_fingerprints(ours: &Fingerprint, theirs: &Fingerprint) -> Result<(), Rejection> {
+pub(crate) fn compare_fingerprints(
+    ours: &Fingerprint,
+    theirs: &Fingerprint,
+) -> Result<(), Rejection> {
     if ours.program != theirs.program {
-        let text = format!("the program differs: {} here, {} there", ours.program, theirs.program);
+        let text = format!(
+            "the program differs: {} here, {} there",
+            ours.program, theirs.program
+        );
         return Err(Rejection::new(Code::Program, "C6", text));
     }
     if ours.env != theirs.env {
-        return Err(Rejection::new(Code::Program, "C6", "the lock file of the environment differs"));
+        return Err(Rejection::new(
+            Code::Program,
+            "C6",
+            "the lock file of the environment differs",
+        ));
     }
     if ours.mpyc != theirs.mpyc {
         let text = format!("MPyC differs: {} here, {} there", ours.mpyc, theirs.mpyc);
         return Err(Rejection::new(Code::Runtime, "C6", text));
     }
     if ours.word != theirs.word {
-        let text = format!("the word size differs: {} here, {} there", ours.word, theirs.word);
+        let text = format!(
+            "the word size differs: {} here, {} there",
+            ours.word, theirs.word
+        );
         return Err(Rejection::new(Code::Runtime, "C6", text));
     }
     let major = |version: &str| version.split('.').next().map(str::to_owned);
     if major(&ours.quorate) != major(&theirs.quorate) {
-        let text = format!("quorate differs: {} here, {} there", ours.quorate, theirs.quorate);
+        let text = format!(
+            "quorate differs: {} here, {} there",
+            ours.quorate, theirs.quorate
+        );
         return Err(Rejection::new(Code::Version, "C6", text));
     }
     Ok(())
 }
 
 /// Whether a party would run what the invitation says.
-pub(crate) fn check_fingerprint(fp: &Fingerprint, invitation: &InvitationSubject) -> Result<(), Rejection> {
+pub(crate) fn check_fingerprint(
+    fp: &Fingerprint,
+    invitation: &InvitationSubject,
+) -> Result<(), Rejection> {
     if fp.program != invitation.program.manifest {
-        let text = format!("the invitation is for program {}, this is {}", invitation.program.manifest, fp.program);
+        let text = format!(
+            "the invitation is for program {}, this is {}",
+            invitation.program.manifest, fp.program
+        );
         return Err(Rejection::new(Code::Program, "C6", text));
     }
     if invitation.program.env.is_some() && fp.env != invitation.program.env {
-        return Err(Rejection::new(Code::Program, "C6", "the environment is not that of the invitation's lock file"));
+        return Err(Rejection::new(
+            Code::Program,
+            "C6",
+            "the environment is not that of the invitation's lock file",
+        ));
     }
     let wanted = &invitation.mpc.version;
     if !wanted.is_empty() && fp.mpyc != *wanted {
@@ -171,7 +236,10 @@ pub(crate) fn check_fingerprint(fp: &Fingerprint, invitation: &InvitationSubject
         return Err(Rejection::new(Code::Runtime, "C6", text));
     }
     if fp.word != invitation.mpc.word {
-        let text = format!("the invitation is for {} bits, this is {}", invitation.mpc.word, fp.word);
+        let text = format!(
+            "the invitation is for {} bits, this is {}",
+            invitation.mpc.word, fp.word
+        );
         return Err(Rejection::new(Code::Runtime, "C6", text));
     }
     Ok(())
@@ -184,11 +252,16 @@ pub(crate) fn check_controllers(invitation: &InvitationSubject) -> Result<(), Re
     }
     let mut behind: BTreeMap<&str, u16> = BTreeMap::new();
     for party in &invitation.parties {
-        let Some(controller) = controller(&party.did) else { continue };
+        let Some(controller) = controller(&party.did) else {
+            continue;
+        };
         let count = behind.entry(controller).or_default();
         *count += 1;
         if *count > invitation.mpc.t.max(1) {
-            let text = format!("{controller} stands behind {count} parties, the threshold is {}", invitation.mpc.t);
+            let text = format!(
+                "{controller} stands behind {count} parties, the threshold is {}",
+                invitation.mpc.t
+            );
             return Err(Rejection::new(Code::Controller, "C10", text).about(party.did.clone()));
         }
     }

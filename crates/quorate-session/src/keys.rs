@@ -22,7 +22,8 @@ use rand_core::Rng;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use x_wing::{
-    DecapsulationKeyRejectNonContrib, Decapsulator, Encapsulate, EncapsulationKey, KeyExport, TryDecapsulate,
+    DecapsulationKeyRejectNonContrib, Decapsulator, Encapsulate, EncapsulationKey, KeyExport,
+    TryDecapsulate,
 };
 use x25519_dalek::{PublicKey as WireGuardPublic, StaticSecret};
 use zeroize::{Zeroize, Zeroizing};
@@ -82,8 +83,17 @@ impl EpochKeys {
 
     /// The secret behind `ct`; refused if its X25519 part is of low order.
     pub fn decapsulate(&self, ct: &[u8; 1120]) -> Result<SharedSecret, Rejection> {
-        let refuse = |_| Rejection::new(Code::Key, "S7", "the key share has an X25519 part of low order");
-        let mut shared = self.decapsulation.try_decapsulate(&(*ct).into()).map_err(refuse)?;
+        let refuse = |_| {
+            Rejection::new(
+                Code::Key,
+                "S7",
+                "the key share has an X25519 part of low order",
+            )
+        };
+        let mut shared = self
+            .decapsulation
+            .try_decapsulate(&(*ct).into())
+            .map_err(refuse)?;
         let secret = SharedSecret(Zeroizing::new(shared.0));
         shared.zeroize();
         Ok(secret)
@@ -130,7 +140,13 @@ pub(crate) fn encapsulate(
 }
 
 /// The pre-shared key of the pair `low < high` in roster `roster`.
-pub(crate) fn derive_psk(roster: &Digest, secret: &SharedSecret, low: Pid, high: Pid, ct: &[u8; 1120]) -> Psk {
+pub(crate) fn derive_psk(
+    roster: &Digest,
+    secret: &SharedSecret,
+    low: Pid,
+    high: Pid,
+    ct: &[u8; 1120],
+) -> Psk {
     let mut info = b"quorate/1/wg-psk\0".to_vec();
     info.extend_from_slice(&low.0.to_be_bytes());
     info.extend_from_slice(&high.0.to_be_bytes());
@@ -146,7 +162,11 @@ pub(crate) fn check_wireguard_key(key: &[u8; 32]) -> Result<(), Rejection> {
     if contributes(key) {
         return Ok(());
     }
-    Err(Rejection::new(Code::Key, "S4", "the WireGuard key is of low order"))
+    Err(Rejection::new(
+        Code::Key,
+        "S4",
+        "the WireGuard key is of low order",
+    ))
 }
 
 /// Refuses a KEM key whose ML-KEM part fails the modulus check or whose X25519 part is of low order (`E_KEY`).
@@ -157,18 +177,29 @@ pub(crate) fn check_encapsulation_key(ek: &[u8; 1216]) -> Result<(), Rejection> 
     if contributes(&x25519) {
         return Ok(());
     }
-    Err(Rejection::new(Code::Key, "S4", "the X25519 part of the KEM key is of low order"))
+    Err(Rejection::new(
+        Code::Key,
+        "S4",
+        "the X25519 part of the KEM key is of low order",
+    ))
 }
 
 fn encapsulation_key(ek: &[u8; 1216]) -> Result<EncapsulationKey, Rejection> {
-    EncapsulationKey::try_from(ek.as_slice())
-        .map_err(|_| Rejection::new(Code::Key, "S4", "the KEM key fails the check of FIPS 203, section 7.2"))
+    EncapsulationKey::try_from(ek.as_slice()).map_err(|_| {
+        Rejection::new(
+            Code::Key,
+            "S4",
+            "the KEM key fails the check of FIPS 203, section 7.2",
+        )
+    })
 }
 
 /// Any scalar is a multiple of 8 after clamping, so a point of low order gives zero with every scalar.
 fn contributes(point: &[u8; 32]) -> bool {
     let probe = StaticSecret::from([0x42; 32]);
-    probe.diffie_hellman(&WireGuardPublic::from(*point)).was_contributory()
+    probe
+        .diffie_hellman(&WireGuardPublic::from(*point))
+        .was_contributory()
 }
 
 #[cfg(test)]
@@ -192,7 +223,9 @@ mod tests {
     }
 
     fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        bytes
+            .iter()
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     #[test]
@@ -200,11 +233,19 @@ mod tests {
         let key = DecapsulationKey::from(unhex::<32>(SEED));
         let ek = key.encapsulation_key().to_bytes().0;
         let randomness: [u8; ENCAPSULATION_RANDOMNESS_SIZE] = unhex(ESEED);
-        let (ct, shared) = key.encapsulation_key().encapsulate_deterministic(&randomness.into());
+        let (ct, shared) = key
+            .encapsulation_key()
+            .encapsulate_deterministic(&randomness.into());
         assert_eq!(hex(&shared), SHARED);
         assert_eq!(hex(&key.decapsulate(&ct)), SHARED);
-        assert_eq!(hex(&Sha256::digest(ek)), "2e816deebcd76c5c80d0cd2d174478871658e8e2ff42bc9d4a6e486372e856bb");
-        assert_eq!(hex(&Sha256::digest(ct)), "17cd532d657e44c897ca6583e548a5424fc70bf54f99515a4d2bcf99e3469f33");
+        assert_eq!(
+            hex(&Sha256::digest(ek)),
+            "2e816deebcd76c5c80d0cd2d174478871658e8e2ff42bc9d4a6e486372e856bb"
+        );
+        assert_eq!(
+            hex(&Sha256::digest(ct)),
+            "17cd532d657e44c897ca6583e548a5424fc70bf54f99515a4d2bcf99e3469f33"
+        );
     }
 
     #[test]
@@ -216,7 +257,10 @@ mod tests {
         let roster = Digest([5; 32]);
         let psk = derive_psk(&roster, &ours, Pid(0), Pid(2), &ct);
         assert_eq!(*psk, *derive_psk(&roster, &theirs, Pid(0), Pid(2), &ct));
-        assert_ne!(*psk, *derive_psk(&Digest([6; 32]), &ours, Pid(0), Pid(2), &ct));
+        assert_ne!(
+            *psk,
+            *derive_psk(&Digest([6; 32]), &ours, Pid(0), Pid(2), &ct)
+        );
         assert_ne!(*psk, *derive_psk(&roster, &ours, Pid(1), Pid(2), &ct));
         assert_ne!(*psk, *derive_psk(&roster, &ours, Pid(0), Pid(1), &ct));
         let mut changed = ct;
@@ -228,7 +272,10 @@ mod tests {
     fn psk_derivation_is_pinned() {
         let secret = SharedSecret(Zeroizing::new([7; 32]));
         let psk = derive_psk(&Digest([1; 32]), &secret, Pid(0), Pid(1), &[9; 1120]);
-        assert_eq!(hex(&*psk), "8580403b8b5258b245d57f8563bd08f24d649407d8a7952d79734aae235e71e2");
+        assert_eq!(
+            hex(&*psk),
+            "8580403b8b5258b245d57f8563bd08f24d649407d8a7952d79734aae235e71e2"
+        );
     }
 
     #[test]
@@ -236,7 +283,10 @@ mod tests {
         let mut one = [0; 32];
         one[0] = 1;
         for weak in [[0; 32], one] {
-            assert_eq!(check_wireguard_key(&weak).expect_err("low order").code, Code::Key);
+            assert_eq!(
+                check_wireguard_key(&weak).expect_err("low order").code,
+                Code::Key
+            );
         }
         let mut rng = ChaCha20Rng::from_seed([4; 32]);
         let keys = EpochKeys::generate(&mut rng);
@@ -245,13 +295,22 @@ mod tests {
         // Twelve bits of ones are 4095, above the modulus 3329.
         let mut above = good;
         above[..3].copy_from_slice(&[0xff; 3]);
-        assert_eq!(check_encapsulation_key(&above).expect_err("modulus").code, Code::Key);
+        assert_eq!(
+            check_encapsulation_key(&above).expect_err("modulus").code,
+            Code::Key
+        );
         let mut low = good;
         low[1184..].fill(0);
-        assert_eq!(check_encapsulation_key(&low).expect_err("low order").code, Code::Key);
+        assert_eq!(
+            check_encapsulation_key(&low).expect_err("low order").code,
+            Code::Key
+        );
         let (mut ct, _) = encapsulate(&good, &mut rng).expect("fresh key");
         ct[1088..].fill(0);
-        assert_eq!(keys.decapsulate(&ct).err().expect("low order").code, Code::Key);
+        assert_eq!(
+            keys.decapsulate(&ct).err().expect("low order").code,
+            Code::Key
+        );
     }
 
     #[test]

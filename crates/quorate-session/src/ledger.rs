@@ -17,8 +17,8 @@
 
 use crate::{
     limits::{
-        MAX_ABORTS_PER_PARTY, MAX_CONFIRMS_PER_PARTY, MAX_EPOCH_AHEAD_MS, MAX_KEMS_PER_PAIR, MAX_RECEIPTS_PER_PARTY,
-        MAX_REFUSED_DIGESTS,
+        MAX_ABORTS_PER_PARTY, MAX_CONFIRMS_PER_PARTY, MAX_EPOCH_AHEAD_MS, MAX_KEMS_PER_PAIR,
+        MAX_RECEIPTS_PER_PARTY, MAX_REFUSED_DIGESTS,
     },
     message::{Abort, Cancel, Confirm, Join, Kem, Pid, Receipt},
     statement::Statement,
@@ -64,7 +64,11 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub fn new(parties: usize, rejoin: u8) -> Self {
-        Self { parties, rejoin: usize::from(rejoin), ..Self::default() }
+        Self {
+            parties,
+            rejoin: usize::from(rejoin),
+            ..Self::default()
+        }
     }
 
     /// Takes a verified statement of the party at `pid` (for a cancel: of the issuer).
@@ -99,7 +103,11 @@ impl Ledger {
         }
         let now_ms = u64::try_from(at.0).unwrap_or(0).saturating_mul(1000);
         if join.epoch.0 > now_ms.saturating_add(MAX_EPOCH_AHEAD_MS) {
-            return Err(Rejection::new(Code::Epoch, "S4", "the join's epoch lies more than 5 minutes ahead"));
+            return Err(Rejection::new(
+                Code::Epoch,
+                "S4",
+                "the join's epoch lies more than 5 minutes ahead",
+            ));
         }
         let kept = self.joins.entry(pid).or_default();
         if let Some(first) = kept.iter().find(|kept| kept.epoch == join.epoch) {
@@ -109,7 +117,11 @@ impl Ledger {
             return Ok(Admission::Equivocation(first.1, join.text().clone()));
         }
         if kept.last().is_some_and(|newest| newest.epoch > join.epoch) {
-            return Err(Rejection::new(Code::Stale, "S4", "the join is of an older epoch"));
+            return Err(Rejection::new(
+                Code::Stale,
+                "S4",
+                "the join is of an older epoch",
+            ));
         }
         if kept.len() > self.rejoin {
             let text = format!("party {pid} joined again more than {} times", self.rejoin);
@@ -129,10 +141,21 @@ impl Ledger {
     fn admit_confirm(&mut self, confirm: &Verified<Confirm>, pid: Pid) -> Admitted {
         self.refuse_retired(&confirm.roster, "confirm")?;
         if confirm.joins.len() != self.parties {
-            return Err(Rejection::new(Code::Format, "S6", "the confirm does not list one join per party"));
+            return Err(Rejection::new(
+                Code::Format,
+                "S6",
+                "the confirm does not list one join per party",
+            ));
         }
-        if self.join(pid).is_some_and(|join| confirm.epoch < join.epoch) {
-            return Err(Rejection::new(Code::Stale, "S6", "the confirm is of an older epoch"));
+        if self
+            .join(pid)
+            .is_some_and(|join| confirm.epoch < join.epoch)
+        {
+            return Err(Rejection::new(
+                Code::Stale,
+                "S6",
+                "the confirm is of an older epoch",
+            ));
         }
         let uncapped = self.is_uncapped();
         let kept = self.confirms.entry(pid).or_default();
@@ -152,7 +175,11 @@ impl Ledger {
         let uncapped = self.is_uncapped();
         let kept = self.kems.entry((pid, kem.to)).or_default();
         if kept.iter().any(|kept| kept.roster == kem.roster) {
-            return Err(Rejection::new(Code::Kem, "S7", "a second key share for one pair and roster"));
+            return Err(Rejection::new(
+                Code::Kem,
+                "S7",
+                "a second key share for one pair and roster",
+            ));
         }
         if kept.len() >= MAX_KEMS_PER_PAIR && !uncapped {
             return Err(overflow(pid, "key shares"));
@@ -166,7 +193,11 @@ impl Ledger {
             self.refuse_retired(roster, "abort")?;
         }
         if self.join(pid).is_some_and(|join| abort.epoch < join.epoch) {
-            return Err(Rejection::new(Code::Stale, "S9", "the abort is of an older epoch"));
+            return Err(Rejection::new(
+                Code::Stale,
+                "S9",
+                "the abort is of an older epoch",
+            ));
         }
         let kept = self.aborts.entry(pid).or_default();
         if kept.len() >= MAX_ABORTS_PER_PARTY {
@@ -188,7 +219,11 @@ impl Ledger {
 
     fn refuse_retired(&self, roster: &Digest, what: &str) -> Result<(), Rejection> {
         if self.retired.contains(roster) {
-            return Err(Rejection::new(Code::Stale, "S6", format!("the {what} is for a roster that was given up")));
+            return Err(Rejection::new(
+                Code::Stale,
+                "S6",
+                format!("the {what} is for a roster that was given up"),
+            ));
         }
         Ok(())
     }
@@ -225,12 +260,14 @@ impl Ledger {
 
     /// The newest join of every party, if all joined.
     pub fn all_joins(&self) -> Option<Vec<&Verified<Join>>> {
-        (0..self.parties).map(|index| self.join(Pid(u16::try_from(index).ok()?))).collect()
+        (0..self.parties)
+            .map(|index| self.join(Pid(u16::try_from(index).ok()?)))
+            .collect()
     }
 
-
     pub fn has_confirmed(&self, pid: Pid, roster: &Digest) -> bool {
-        self.confirms_of(pid).any(|confirm| confirm.roster == *roster)
+        self.confirms_of(pid)
+            .any(|confirm| confirm.roster == *roster)
     }
 
     pub fn confirms_of(&self, pid: Pid) -> impl Iterator<Item = &Verified<Confirm>> {
@@ -238,7 +275,10 @@ impl Ledger {
     }
 
     pub fn kem(&self, from: Pid, to: Pid, roster: &Digest) -> Option<&Verified<Kem>> {
-        self.kems.get(&(from, to))?.iter().find(|kem| kem.roster == *roster)
+        self.kems
+            .get(&(from, to))?
+            .iter()
+            .find(|kem| kem.roster == *roster)
     }
 
     pub fn cancel(&self) -> Option<&Verified<Cancel>> {
@@ -247,21 +287,29 @@ impl Ledger {
 
     /// The first abort that counts: for `roster`, or for its issuer's current epoch.
     pub fn effective_abort(&self, roster: Option<&Digest>) -> Option<(Pid, &Verified<Abort>)> {
-        self.aborts.iter().flat_map(|(pid, aborts)| aborts.iter().map(move |abort| (*pid, abort))).find(|(pid, abort)| {
-            match &abort.roster {
+        self.aborts
+            .iter()
+            .flat_map(|(pid, aborts)| aborts.iter().map(move |abort| (*pid, abort)))
+            .find(|(pid, abort)| match &abort.roster {
                 Some(named) => roster == Some(named),
                 None => self.join(*pid).is_none_or(|join| join.epoch == abort.epoch),
-            }
-        })
+            })
     }
 
     pub fn receipt(&self, pid: Pid, roster: &Digest) -> Option<&Verified<Receipt>> {
-        self.receipts.get(&pid)?.iter().find(|receipt| receipt.roster == *roster)
+        self.receipts
+            .get(&pid)?
+            .iter()
+            .find(|receipt| receipt.roster == *roster)
     }
 
     /// All receipts of a roster, as text, by position.
     pub fn receipt_texts(&self, roster: &Digest) -> Vec<String> {
-        self.receipts.keys().filter_map(|pid| self.receipt(*pid, roster)).map(|r| r.text().to_string()).collect()
+        self.receipts
+            .keys()
+            .filter_map(|pid| self.receipt(*pid, roster))
+            .map(|r| r.text().to_string())
+            .collect()
     }
 
     pub fn contains(&self, digest: &Digest) -> bool {
@@ -275,14 +323,19 @@ impl Ledger {
 
     /// The text of a statement that counts.
     pub fn text(&self, digest: &Digest) -> Option<&Arc<str>> {
-        self.current().find(|(held, _, _)| held == digest).map(|(_, text, _)| text).or_else(|| self.evidence.get(digest))
+        self.current()
+            .find(|(held, _, _)| held == digest)
+            .map(|(_, text, _)| text)
+            .or_else(|| self.evidence.get(digest))
     }
 
     /// Digests to announce to the other end of a link. A key share is announced to whom it is for; to others only while
     /// its receiver has no link to us, so that they carry it.
     pub fn announced_to(&self, other: Option<Pid>, linked: &BTreeSet<Pid>) -> Vec<Digest> {
         self.current()
-            .filter(|(_, _, receiver)| receiver.is_none_or(|to| Some(to) == other || !linked.contains(&to)))
+            .filter(|(_, _, receiver)| {
+                receiver.is_none_or(|to| Some(to) == other || !linked.contains(&to))
+            })
             .map(|(digest, _, _)| digest)
             .chain(self.evidence.keys().copied())
             .collect()
@@ -290,18 +343,46 @@ impl Ledger {
 
     /// Every statement that counts: digest, text, and the receiver if it is meant for one party.
     fn current(&self) -> impl Iterator<Item = (Digest, &Arc<str>, Option<Pid>)> {
-        let joins = self.joins.values().filter_map(|kept| kept.last()).map(|s| (s.digest(), s.text(), None));
-        let confirms = self.confirms.values().flatten().map(|s| (s.digest(), s.text(), None));
-        let kems = self.kems.values().flatten().map(|s| (s.digest(), s.text(), Some(s.to)));
-        let aborts = self.aborts.values().flatten().map(|s| (s.digest(), s.text(), None));
-        let receipts = self.receipts.values().flatten().map(|s| (s.digest(), s.text(), None));
+        let joins = self
+            .joins
+            .values()
+            .filter_map(|kept| kept.last())
+            .map(|s| (s.digest(), s.text(), None));
+        let confirms = self
+            .confirms
+            .values()
+            .flatten()
+            .map(|s| (s.digest(), s.text(), None));
+        let kems = self
+            .kems
+            .values()
+            .flatten()
+            .map(|s| (s.digest(), s.text(), Some(s.to)));
+        let aborts = self
+            .aborts
+            .values()
+            .flatten()
+            .map(|s| (s.digest(), s.text(), None));
+        let receipts = self
+            .receipts
+            .values()
+            .flatten()
+            .map(|s| (s.digest(), s.text(), None));
         let cancel = self.cancel.iter().map(|s| (s.digest(), s.text(), None));
-        joins.chain(confirms).chain(kems).chain(aborts).chain(receipts).chain(cancel)
+        joins
+            .chain(confirms)
+            .chain(kems)
+            .chain(aborts)
+            .chain(receipts)
+            .chain(cancel)
     }
 
     /// Largest number of confirms kept of one party, and how many refused digests are remembered.
     pub fn usage(&self) -> (usize, usize) {
-        (self.confirms.values().map(Vec::len).max().unwrap_or(0), self.refused.len())
+        (
+            self.confirms.values().map(Vec::len).max().unwrap_or(0),
+            self.refused.len(),
+        )
     }
 
     #[cfg(feature = "broken-variants")]
@@ -317,5 +398,9 @@ impl Ledger {
 }
 
 fn overflow(pid: Pid, what: &str) -> Rejection {
-    Rejection::new(Code::Overflow, "S5", format!("party {pid} signed more {what} than are kept"))
+    Rejection::new(
+        Code::Overflow,
+        "S5",
+        format!("party {pid} signed more {what} than are kept"),
+    )
 }

@@ -42,7 +42,7 @@ pub use roster::{Member, Roster};
 #[doc(hidden)]
 pub use session::Weakness;
 pub use session::{
-    Event, MeshPlan, Misuse, Outcome, PartyView, PeerPlan, PersistToken, Phase, ProgramReport, Session, Setup, State,
-    Usage,
+    Event, MeshPlan, Misuse, Outcome, PartyView, PeerPlan, PersistToken, Phase, ProgramReport,
+    Session, Setup, State, Usage,
 };
 pub use stored::{Closure, Stored};

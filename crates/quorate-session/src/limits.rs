@@ -75,7 +75,7 @@ pub const MAX_UNRESOLVED: usize = 128;
 /// Characters of the note in an abort or cancel.
 pub const MAX_NOTE_CHARS: usize = 300;
 /// Oldest acceptable resolution of a DID that can change (did:web) when the roster is confirmed.
-pub const MAX_RESOLUTION_AGE: Duration = Duration::from_secs(600);
+pub const MAX_RESOLUTION_AGE: Duration = Duration::from_mins(10);
 
 // --- Links ------------------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@
 use crate::{
     bundle::RendezvousSecret,
     limits::{
-        FRAME_BURST, FRAMES_PER_SECOND, HANDSHAKE_TIMEOUT, MAX_DIGESTS, MAX_FRAME_BYTES, MAX_SIGNAL_BYTES,
-        MAX_STATEMENTS, MAX_STRIKES,
+        FRAME_BURST, FRAMES_PER_SECOND, HANDSHAKE_TIMEOUT, MAX_DIGESTS, MAX_FRAME_BYTES,
+        MAX_SIGNAL_BYTES, MAX_STATEMENTS, MAX_STRIKES,
     },
     message::Pid,
     peer_id::PeerId,
@@ -112,7 +112,11 @@ impl Frame {
     /// Reads one frame.
     pub fn parse(bytes: &[u8]) -> Result<Self, Rejection> {
         if bytes.len() > MAX_FRAME_BYTES {
-            return Err(Rejection::new(Code::Limit, "S5", "a frame is larger than 256 KiB"));
+            return Err(Rejection::new(
+                Code::Limit,
+                "S5",
+                "a frame is larger than 256 KiB",
+            ));
         }
         let value = json::parse_strict(bytes)?;
         let frame: Self = serde_json::from_value(value)
@@ -124,7 +128,10 @@ impl Frame {
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let bytes = serde_json::to_vec(self);
-        debug_assert!(bytes.is_ok(), "a frame holds strings, numbers and lists only");
+        debug_assert!(
+            bytes.is_ok(),
+            "a frame holds strings, numbers and lists only"
+        );
         bytes.unwrap_or_default()
     }
 
@@ -132,7 +139,8 @@ impl Frame {
         let fits = match self {
             Self::Have { digests } | Self::Want { digests } => digests.len() <= MAX_DIGESTS,
             Self::Statements { jws } => {
-                jws.len() <= MAX_STATEMENTS && jws.iter().all(|text| text.len() <= MAX_STATEMENT_BYTES)
+                jws.len() <= MAX_STATEMENTS
+                    && jws.iter().all(|text| text.len() <= MAX_STATEMENT_BYTES)
             }
             Self::Signal { data, .. } => data.len() <= MAX_SIGNAL_BYTES.div_ceil(3) * 4,
             Self::Proof { auth, .. } => auth.len() <= MAX_STATEMENT_BYTES,
@@ -141,11 +149,18 @@ impl Frame {
         if fits {
             return Ok(());
         }
-        Err(Rejection::new(Code::Limit, "S5", "a frame holds more than its kind may"))
+        Err(Rejection::new(
+            Code::Limit,
+            "S5",
+            "a frame holds more than its kind may",
+        ))
     }
 
     pub(crate) fn signal(roster: Digest, data: &[u8]) -> Self {
-        Self::Signal { roster, data: base64url::encode(data) }
+        Self::Signal {
+            roster,
+            data: base64url::encode(data),
+        }
     }
 }
 
@@ -208,7 +223,14 @@ pub(crate) struct Link {
 
 impl Link {
     pub fn new(kind: LinkKind, handshake: Handshake, now: Instant) -> Self {
-        Self { kind, handshake, deadline: now + HANDSHAKE_TIMEOUT, strikes: 0, tokens: FRAME_BURST, refilled: now }
+        Self {
+            kind,
+            handshake,
+            deadline: now + HANDSHAKE_TIMEOUT,
+            strikes: 0,
+            tokens: FRAME_BURST,
+            refilled: now,
+        }
     }
 
     pub fn proven(&self) -> Option<&Proven> {
@@ -240,11 +262,13 @@ impl Link {
     /// Takes a token for one frame; false when the other end sends too fast.
     pub fn take_token(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.refilled);
-        let earned = u32::try_from(elapsed.as_millis() * u128::from(FRAMES_PER_SECOND) / 1000).unwrap_or(u32::MAX);
+        let earned = u32::try_from(elapsed.as_millis() * u128::from(FRAMES_PER_SECOND) / 1000)
+            .unwrap_or(u32::MAX);
         if earned > 0 {
             self.tokens = self.tokens.saturating_add(earned).min(FRAME_BURST);
             // Keeps the fraction of a token that was not earned yet.
-            let used = Duration::from_millis(u64::from(earned) * 1000 / u64::from(FRAMES_PER_SECOND));
+            let used =
+                Duration::from_millis(u64::from(earned) * 1000 / u64::from(FRAMES_PER_SECOND));
             self.refilled = (self.refilled + used).min(now);
         }
         if self.tokens == 0 {
@@ -277,38 +301,65 @@ mod tests {
         let tag = hello_tag(&secret, &peer(1), &peer(2));
         assert!(same_tag(&tag, &hello_tag(&secret, &peer(1), &peer(2))));
         assert!(!same_tag(&tag, &hello_tag(&secret, &peer(2), &peer(1))));
-        assert!(!same_tag(&tag, &hello_tag(&RendezvousSecret::new([2; 32]), &peer(1), &peer(2))));
+        assert!(!same_tag(
+            &tag,
+            &hello_tag(&RendezvousSecret::new([2; 32]), &peer(1), &peer(2))
+        ));
     }
 
     #[test]
     fn frames_round_trip_and_unknown_members_are_refused() {
         for frame in [
             Frame::Hello { tag: B64([1; 32]) },
-            Frame::Have { digests: vec![Digest([2; 32])] },
+            Frame::Have {
+                digests: vec![Digest([2; 32])],
+            },
             Frame::Ping { n: 7 },
             Frame::signal(Digest([3; 32]), b"candidate"),
         ] {
             assert_eq!(Frame::parse(&frame.encode()).expect("own frame"), frame);
         }
-        for bad in [&br#"{"t":"ping","n":7,"x":1}"#[..], br#"{"t":"ping"}"#, br#"{"t":"nonsense"}"#, b"", b"[]"] {
+        for bad in [
+            &br#"{"t":"ping","n":7,"x":1}"#[..],
+            br#"{"t":"ping"}"#,
+            br#"{"t":"nonsense"}"#,
+            b"",
+            b"[]",
+        ] {
             assert!(Frame::parse(bad).is_err());
         }
     }
 
     #[test]
     fn frames_beyond_their_limits_are_refused() {
-        let many = Frame::Have { digests: vec![Digest([2; 32]); MAX_DIGESTS + 1] };
-        let long = Frame::Signal { roster: Digest([0; 32]), data: "A".repeat(MAX_SIGNAL_BYTES * 2) };
+        let many = Frame::Have {
+            digests: vec![Digest([2; 32]); MAX_DIGESTS + 1],
+        };
+        let long = Frame::Signal {
+            roster: Digest([0; 32]),
+            data: "A".repeat(MAX_SIGNAL_BYTES * 2),
+        };
         for frame in [many, long] {
-            assert_eq!(Frame::parse(&frame.encode()).expect_err("beyond").code, Code::Limit);
+            assert_eq!(
+                Frame::parse(&frame.encode()).expect_err("beyond").code,
+                Code::Limit
+            );
         }
-        assert_eq!(Frame::parse(&vec![b' '; MAX_FRAME_BYTES + 1]).expect_err("beyond").code, Code::Limit);
+        assert_eq!(
+            Frame::parse(&vec![b' '; MAX_FRAME_BYTES + 1])
+                .expect_err("beyond")
+                .code,
+            Code::Limit
+        );
     }
 
     #[test]
     fn bucket_allows_a_burst_and_then_the_rate() {
         let start = Instant::now();
-        let kind = LinkKind::Overlay { local: peer(1), remote: peer(2) };
+        let kind = LinkKind::Overlay {
+            local: peer(1),
+            remote: peer(2),
+        };
         let mut link = Link::new(kind, Handshake::Hello, start);
         assert!((0..FRAME_BURST).all(|_| link.take_token(start)));
         assert!(!link.take_token(start));

@@ -44,14 +44,30 @@ impl FromStr for ContentDigest {
     type Err = Rejection;
 
     fn from_str(text: &str) -> Result<Self, Rejection> {
-        let refuse = || Rejection::new(Code::Format, "S3", "a content digest is `sha256:` and 64 lower-case hex digits");
+        let refuse = || {
+            Rejection::new(
+                Code::Format,
+                "S3",
+                "a content digest is `sha256:` and 64 lower-case hex digits",
+            )
+        };
         let hex = text.strip_prefix("sha256:").ok_or_else(refuse)?;
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if hex.len() != 64
+            || !hex
+                .bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
             return Err(refuse());
         }
         let mut bytes = [0_u8; 32];
         for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            let nibble = |c: u8| if c.is_ascii_digit() { c - b'0' } else { c - b'a' + 10 };
+            let nibble = |c: u8| {
+                if c.is_ascii_digit() {
+                    c - b'0'
+                } else {
+                    c - b'a' + 10
+                }
+            };
             *byte = nibble(pair[0]) << 4 | nibble(pair[1]);
         }
         Ok(Self(bytes))
@@ -66,7 +82,9 @@ impl Serialize for ContentDigest {
 
 impl<'de> Deserialize<'de> for ContentDigest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -84,23 +102,41 @@ pub struct ManifestEntry {
 /// The digest that names a program: refuses paths that leave the folder, duplicates, and too many entries (`E_PROGRAM`).
 pub fn manifest_digest(entries: &[ManifestEntry]) -> Result<ContentDigest, Rejection> {
     if entries.is_empty() || entries.len() > MAX_MANIFEST_ENTRIES {
-        let text = format!("a program has 1 to {MAX_MANIFEST_ENTRIES} files, this one {}", entries.len());
+        let text = format!(
+            "a program has 1 to {MAX_MANIFEST_ENTRIES} files, this one {}",
+            entries.len()
+        );
         return Err(Rejection::new(Code::Program, "S3", text));
     }
     for entry in entries {
         check_path(&entry.path)?;
         if entry.size >= 1 << 53 {
-            return Err(Rejection::new(Code::Program, "S3", format!("size of {:?} is out of range", entry.path)));
+            return Err(Rejection::new(
+                Code::Program,
+                "S3",
+                format!("size of {:?} is out of range", entry.path),
+            ));
         }
     }
-    let mut rows: Vec<(&str, u64, String)> =
-        entries.iter().map(|e| (e.path.as_str(), e.size, e.sha256.to_string())).collect();
+    let mut rows: Vec<(&str, u64, String)> = entries
+        .iter()
+        .map(|e| (e.path.as_str(), e.size, e.sha256.to_string()))
+        .collect();
     rows.sort();
     if let Some(pair) = rows.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(Rejection::new(Code::Program, "S3", format!("{:?} is listed twice", pair[0].0)));
+        return Err(Rejection::new(
+            Code::Program,
+            "S3",
+            format!("{:?} is listed twice", pair[0].0),
+        ));
     }
-    let bytes = serde_jcs::to_vec(&rows)
-        .map_err(|e| Rejection::new(Code::Internal, "S3", format!("manifest cannot be written: {e}")))?;
+    let bytes = serde_jcs::to_vec(&rows).map_err(|e| {
+        Rejection::new(
+            Code::Internal,
+            "S3",
+            format!("manifest cannot be written: {e}"),
+        )
+    })?;
     Ok(ContentDigest::of(&bytes))
 }
 
@@ -108,7 +144,11 @@ pub fn manifest_digest(entries: &[ManifestEntry]) -> Result<ContentDigest, Rejec
 pub fn check_path(path: &str) -> Result<(), Rejection> {
     let refuse = |why: &str| {
         let shown: String = path.chars().take(64).collect();
-        Err(Rejection::new(Code::Program, "S3", format!("path {shown:?} {why}")))
+        Err(Rejection::new(
+            Code::Program,
+            "S3",
+            format!("path {shown:?} {why}"),
+        ))
     };
     if path.is_empty() || path.len() > MAX_PATH_BYTES {
         return refuse("is empty or too long");
@@ -119,7 +159,10 @@ pub fn check_path(path: &str) -> Result<(), Rejection> {
     if path.contains('\\') || path.chars().any(char::is_control) {
         return refuse("has a backslash or a control character");
     }
-    if path.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+    if path
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == "..")
+    {
         return refuse("has an empty, `.` or `..` part");
     }
     Ok(())
@@ -130,7 +173,11 @@ mod tests {
     use super::*;
 
     fn entry(path: &str) -> ManifestEntry {
-        ManifestEntry { path: path.into(), size: 3, sha256: ContentDigest::of(b"abc") }
+        ManifestEntry {
+            path: path.into(),
+            size: 3,
+            sha256: ContentDigest::of(b"abc"),
+        }
     }
 
     #[test]
@@ -140,7 +187,10 @@ mod tests {
         assert_eq!(forward, backward);
         let mut changed = entry("a.py");
         changed.size = 4;
-        assert_ne!(forward, manifest_digest(&[changed, entry("b/c.py")]).expect("fine"));
+        assert_ne!(
+            forward,
+            manifest_digest(&[changed, entry("b/c.py")]).expect("fine")
+        );
         assert_ne!(forward, manifest_digest(&[entry("a.py")]).expect("fine"));
     }
 
@@ -154,7 +204,19 @@ mod tests {
 
     #[test]
     fn a59_paths_that_leave_the_folder_are_refused() {
-        for path in ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/", "c:\\x", "a\\b", "C:x", "a\nb"] {
+        for path in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../b",
+            "a//b",
+            "./a",
+            "a/",
+            "c:\\x",
+            "a\\b",
+            "C:x",
+            "a\nb",
+        ] {
             let refusal = manifest_digest(&[entry(path)]).expect_err(path);
             assert_eq!(refusal.code, Code::Program, "{path}");
         }
@@ -165,8 +227,20 @@ mod tests {
     #[test]
     fn text_form_is_strict() {
         let digest = ContentDigest::of(b"x");
-        assert_eq!(digest.to_string().parse::<ContentDigest>().expect("own form"), digest);
-        assert!(digest.to_string().to_uppercase().parse::<ContentDigest>().is_err());
+        assert_eq!(
+            digest
+                .to_string()
+                .parse::<ContentDigest>()
+                .expect("own form"),
+            digest
+        );
+        assert!(
+            digest
+                .to_string()
+                .to_uppercase()
+                .parse::<ContentDigest>()
+                .is_err()
+        );
         assert!("sha256:00".parse::<ContentDigest>().is_err());
     }
 }

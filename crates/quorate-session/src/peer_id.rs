@@ -57,7 +57,9 @@ impl FromStr for PeerId {
             return Err(refuse("has the wrong length"));
         }
         let mut bytes = [0_u8; 38];
-        let length = bs58::decode(text).onto(&mut bytes).map_err(|_| refuse("is not base58"))?;
+        let length = bs58::decode(text)
+            .onto(&mut bytes)
+            .map_err(|_| refuse("is not base58"))?;
         if length != bytes.len() || bytes[..6] != PREFIX {
             return Err(refuse("is not an Ed25519 identity multihash"));
         }
@@ -95,7 +97,13 @@ mod tests {
 
     #[test]
     fn other_forms_are_refused() {
-        for text in ["", "12D3Koo", "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", &"1".repeat(52), &"0".repeat(52)] {
+        for text in [
+            "",
+            "12D3Koo",
+            "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
+            &"1".repeat(52),
+            &"0".repeat(52),
+        ] {
             assert!(text.parse::<PeerId>().is_err(), "{text}");
         }
     }

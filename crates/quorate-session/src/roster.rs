@@ -4,7 +4,10 @@
 //! `R = SHA-256("quorate/1/roster" || 0x00 || JCS)` is what confirms name. JCS (RFC 8785) over ASCII strings, integers and
 //! arrays only, so that no rule about floats or Unicode is ever used.
 
-use crate::{message::{Join, Pid}, peer_id::PeerId};
+use crate::{
+    message::{Join, Pid},
+    peer_id::PeerId,
+};
 use quorate_identity::{B64, Code, Did, Digest, Rejection, UnixMillis, Verified};
 use serde::Serialize;
 
@@ -49,9 +52,22 @@ impl Roster {
     /// The roster of `joins`, which are given in the order of the parties.
     pub fn build(inv: &Digest, joins: &[&Verified<Join>]) -> Result<Self, Rejection> {
         let members: Vec<Member> = joins.iter().map(|join| member(join)).collect();
-        let canonical = serde_jcs::to_vec(&Canonical { v: crate::message::PROTOCOL_VERSION, inv, members: &members })
-            .map_err(|e| Rejection::new(Code::Internal, "S6", format!("roster cannot be written: {e}")))?;
-        Ok(Self { digest: Digest::of("quorate/1/roster", &canonical), members })
+        let canonical = serde_jcs::to_vec(&Canonical {
+            v: crate::message::PROTOCOL_VERSION,
+            inv,
+            members: &members,
+        })
+        .map_err(|e| {
+            Rejection::new(
+                Code::Internal,
+                "S6",
+                format!("roster cannot be written: {e}"),
+            )
+        })?;
+        Ok(Self {
+            digest: Digest::of("quorate/1/roster", &canonical),
+            members,
+        })
     }
 
     /// The digest that names it.

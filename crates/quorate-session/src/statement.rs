@@ -2,7 +2,8 @@
 
 use crate::message::{Abort, Cancel, Confirm, Join, Kem, Ready, Receipt};
 use quorate_identity::{
-    Code, Did, Digest, Rejection, ResolvedDid, Statement as Claims, UnixTime, Unverified, Verified, peek_typ,
+    Code, Did, Digest, Rejection, ResolvedDid, Statement as Claims, UnixTime, Unverified, Verified,
+    peek_typ,
 };
 use std::sync::Arc;
 

@@ -44,12 +44,26 @@ pub enum Closure {
 
 impl Stored {
     pub(crate) fn new(inv: Digest) -> Self {
-        Self { v: PROTOCOL_VERSION, inv, epoch: UnixMillis(0), joins: 0, runs: 0, roster: None, closed: None }
+        Self {
+            v: PROTOCOL_VERSION,
+            inv,
+            epoch: UnixMillis(0),
+            joins: 0,
+            runs: 0,
+            roster: None,
+            closed: None,
+        }
     }
 
     /// Reads a record; a damaged one is `E_STATE`.
     pub fn parse(bytes: &[u8]) -> Result<Self, Rejection> {
-        let damaged = |why: String| Rejection::new(Code::State, "S11", format!("the session's record is damaged: {why}"));
+        let damaged = |why: String| {
+            Rejection::new(
+                Code::State,
+                "S11",
+                format!("the session's record is damaged: {why}"),
+            )
+        };
         if bytes.len() > MAX_RECORD_BYTES {
             return Err(damaged("too large".into()));
         }
@@ -80,7 +94,10 @@ mod tests {
         let bytes = stored.encode();
         assert_eq!(Stored::parse(&bytes).expect("own form"), stored);
         for cut in 0..bytes.len() {
-            assert_eq!(Stored::parse(&bytes[..cut]).expect_err("cut").code, Code::State);
+            assert_eq!(
+                Stored::parse(&bytes[..cut]).expect_err("cut").code,
+                Code::State
+            );
         }
     }
 }

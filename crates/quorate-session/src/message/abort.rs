@@ -23,7 +23,9 @@ impl Serialize for CodeText {
 impl<'de> Deserialize<'de> for CodeText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(|_| serde::de::Error::custom("unknown refusal code"))
+        text.parse()
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom("unknown refusal code"))
     }
 }
 

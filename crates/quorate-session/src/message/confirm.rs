@@ -45,7 +45,11 @@ impl Statement for Confirm {
     fn check(&self) -> Result<(), Rejection> {
         check_version(self.v)?;
         if self.joins.len() > MAX_PARTIES {
-            return Err(Rejection::new(Code::Limit, "S6", "a confirm lists more joins than there can be parties"));
+            return Err(Rejection::new(
+                Code::Limit,
+                "S6",
+                "a confirm lists more joins than there can be parties",
+            ));
         }
         Ok(())
     }

@@ -5,7 +5,9 @@
 
 use super::{check_version, issued};
 use crate::{limits::HELLO_LIFETIME_SECONDS, peer_id::PeerId};
-use quorate_identity::{B64, Code, Did, Digest, Rejection, Relationship, Statement, UnixTime, Validity};
+use quorate_identity::{
+    B64, Code, Did, Digest, Rejection, Relationship, Statement, UnixTime, Validity,
+};
 use serde::{Deserialize, Serialize};
 
 /// "I, `iss`, speak from PeerId `local` to PeerId `remote` about session `inv`."
@@ -39,14 +41,21 @@ impl Statement for Hello {
     }
 
     fn validity(&self) -> Validity {
-        Validity { not_after: Some(self.exp), ..issued(self.iat) }
+        Validity {
+            not_after: Some(self.exp),
+            ..issued(self.iat)
+        }
     }
 
     fn check(&self) -> Result<(), Rejection> {
         check_version(self.v)?;
         let lifetime = self.exp.0.saturating_sub(self.iat.0);
         if !(0..=HELLO_LIFETIME_SECONDS).contains(&lifetime) {
-            return Err(Rejection::new(Code::Time, "S5", "a link proof must live two minutes at most"));
+            return Err(Rejection::new(
+                Code::Time,
+                "S5",
+                "a link proof must live two minutes at most",
+            ));
         }
         Ok(())
     }

@@ -14,9 +14,9 @@ use super::{check_text, check_version};
 use crate::{
     bundle::RendezvousSecret,
     limits::{
-        MAX_ADDRESS_BYTES, MAX_ARG_BYTES, MAX_ARGS, MAX_NAME_CHARS, MAX_PARTIES, MAX_PINNED_KEYS, MAX_PRSS_KEYS,
-        MAX_PURPOSE_CHARS, MAX_REJOIN, MAX_RENDEZVOUS_ADDRESSES, MAX_TITLE_CHARS, MAX_VALIDITY_SECONDS,
-        MAX_VERSION_BYTES, MIN_PARTIES, MIN_PORT, MTU_RANGE,
+        MAX_ADDRESS_BYTES, MAX_ARG_BYTES, MAX_ARGS, MAX_NAME_CHARS, MAX_PARTIES, MAX_PINNED_KEYS,
+        MAX_PRSS_KEYS, MAX_PURPOSE_CHARS, MAX_REJOIN, MAX_RENDEZVOUS_ADDRESSES, MAX_TITLE_CHARS,
+        MAX_VALIDITY_SECONDS, MAX_VERSION_BYTES, MIN_PARTIES, MIN_PORT, MTU_RANGE,
     },
     manifest::{ContentDigest, check_path},
 };
@@ -224,41 +224,76 @@ impl InvitationSubject {
     fn check_parties(&self) -> Result<(), Rejection> {
         let m = self.parties.len();
         if !(MIN_PARTIES..=MAX_PARTIES).contains(&m) {
-            return Err(limit(format!("{m} parties; {MIN_PARTIES} to {MAX_PARTIES} are possible")));
+            return Err(limit(format!(
+                "{m} parties; {MIN_PARTIES} to {MAX_PARTIES} are possible"
+            )));
         }
         if m != usize::from(self.mpc.m) {
-            return Err(Rejection::new(Code::Format, "S3", "m is not the number of listed parties"));
+            return Err(Rejection::new(
+                Code::Format,
+                "S3",
+                "m is not the number of listed parties",
+            ));
         }
         let mut dids = BTreeSet::new();
         for party in &self.parties {
             check_text("a party's name", &party.name, MAX_NAME_CHARS)?;
             check_text("a party's role", &party.role, MAX_NAME_CHARS)?;
             if party.keys.is_empty() || party.keys.len() > MAX_PINNED_KEYS {
-                return Err(limit(format!("{} pins 1 to {MAX_PINNED_KEYS} keys", party.did)));
+                return Err(limit(format!(
+                    "{} pins 1 to {MAX_PINNED_KEYS} keys",
+                    party.did
+                )));
             }
             if !dids.insert(&party.did) {
-                return Err(Rejection::new(Code::Format, "S3", format!("{} is listed twice", party.did)));
+                return Err(Rejection::new(
+                    Code::Format,
+                    "S3",
+                    format!("{} is listed twice", party.did),
+                ));
             }
         }
         Ok(())
     }
 
     fn check_mpc(&self) -> Result<(), Rejection> {
-        let Mpc { engine, version, m, t, prss, bit_length, sec_param, word, python } = &self.mpc;
+        let Mpc {
+            engine,
+            version,
+            m,
+            t,
+            prss,
+            bit_length,
+            sec_param,
+            word,
+            python,
+        } = &self.mpc;
         if engine != "mpyc" {
-            return Err(Rejection::new(Code::Version, "S3", "the only engine of this version is mpyc"));
+            return Err(Rejection::new(
+                Code::Version,
+                "S3",
+                "the only engine of this version is mpyc",
+            ));
         }
         if version.len() > MAX_VERSION_BYTES || python.len() > MAX_VERSION_BYTES {
             return Err(limit("a version is too long".into()));
         }
-        check_text("a version", &format!("{version}{python}"), 2 * MAX_VERSION_BYTES)?;
+        check_text(
+            "a version",
+            &format!("{version}{python}"),
+            2 * MAX_VERSION_BYTES,
+        )?;
         check_threshold(*m, *t, self.policy.zero_threshold)?;
         if *prss && prss_keys(*m, *t) > MAX_PRSS_KEYS {
-            return Err(limit(format!("{m} parties with threshold {t} need too many keys; switch PRSS off")));
+            return Err(limit(format!(
+                "{m} parties with threshold {t} need too many keys; switch PRSS off"
+            )));
         }
         let in_range = |value: &Option<u16>| value.is_none_or(|value| (1..=4096).contains(&value));
         if !in_range(bit_length) || !in_range(sec_param) || ![32, 64].contains(word) {
-            return Err(limit("bit length, security parameter or word size is out of range".into()));
+            return Err(limit(
+                "bit length, security parameter or word size is out of range".into(),
+            ));
         }
         Ok(())
     }
@@ -267,29 +302,50 @@ impl InvitationSubject {
         check_path(&self.program.entry)?;
         let args = &self.program.args;
         if args.len() > MAX_ARGS || args.iter().any(|arg| arg.len() > MAX_ARG_BYTES) {
-            return Err(limit(format!("more than {MAX_ARGS} arguments, or one above {MAX_ARG_BYTES} bytes")));
+            return Err(limit(format!(
+                "more than {MAX_ARGS} arguments, or one above {MAX_ARG_BYTES} bytes"
+            )));
         }
-        args.iter().try_for_each(|arg| check_text("an argument", arg, MAX_ARG_BYTES))
+        args.iter()
+            .try_for_each(|arg| check_text("an argument", arg, MAX_ARG_BYTES))
     }
 
     fn check_net(&self) -> Result<(), Rejection> {
         if self.net.port <= MIN_PORT || !MTU_RANGE.contains(&self.net.mtu) {
             return Err(limit("port or MTU is out of range".into()));
         }
-        let Rendezvous { dht, bootstrap, relays, .. } = &self.rendezvous;
+        let Rendezvous {
+            dht,
+            bootstrap,
+            relays,
+            ..
+        } = &self.rendezvous;
         let too_many = |list: &[String]| {
-            list.len() > MAX_RENDEZVOUS_ADDRESSES || list.iter().any(|text| text.len() > MAX_ADDRESS_BYTES)
+            list.len() > MAX_RENDEZVOUS_ADDRESSES
+                || list.iter().any(|text| text.len() > MAX_ADDRESS_BYTES)
         };
         if dht.len() > MAX_ADDRESS_BYTES || too_many(bootstrap) || too_many(relays) {
             return Err(limit("too many or too long rendezvous addresses".into()));
         }
-        bootstrap.iter().chain(relays).chain([dht]).try_for_each(|text| check_text("an address", text, MAX_ADDRESS_BYTES))
+        bootstrap
+            .iter()
+            .chain(relays)
+            .chain([dht])
+            .try_for_each(|text| check_text("an address", text, MAX_ADDRESS_BYTES))
     }
 
     fn check_times(&self) -> Result<(), Rejection> {
-        let Times { join_by, start_by, end_by } = self.time;
+        let Times {
+            join_by,
+            start_by,
+            end_by,
+        } = self.time;
         if join_by.0 < 0 || join_by > start_by || start_by > end_by {
-            return Err(Rejection::new(Code::Time, "S3", "deadlines are not in the order join, start, end"));
+            return Err(Rejection::new(
+                Code::Time,
+                "S3",
+                "deadlines are not in the order join, start, end",
+            ));
         }
         Ok(())
     }
@@ -308,7 +364,9 @@ impl Subject for InvitationSubject {
         self.check_net()?;
         self.check_times()?;
         if self.policy.rejoin > MAX_REJOIN {
-            return Err(limit(format!("a party may join again {MAX_REJOIN} times at most")));
+            return Err(limit(format!(
+                "a party may join again {MAX_REJOIN} times at most"
+            )));
         }
         Ok(())
     }
@@ -316,12 +374,19 @@ impl Subject for InvitationSubject {
 
 /// What the subject alone cannot check, because the envelope holds it.
 pub(crate) fn check_envelope(invitation: &Invitation) -> Result<(), Rejection> {
-    let lifetime = invitation.valid_until.0.saturating_sub(invitation.valid_from.0);
+    let lifetime = invitation
+        .valid_until
+        .0
+        .saturating_sub(invitation.valid_from.0);
     if lifetime > MAX_VALIDITY_SECONDS {
         return Err(limit("the invitation is valid for more than 7 days".into()));
     }
     if invitation.subject.time.end_by > invitation.valid_until {
-        return Err(Rejection::new(Code::Time, "S3", "the session would end after the invitation expires"));
+        return Err(Rejection::new(
+            Code::Time,
+            "S3",
+            "the session would end after the invitation expires",
+        ));
     }
     Ok(())
 }
@@ -337,14 +402,19 @@ fn check_threshold(m: u16, t: u16, zero_allowed: bool) -> Result<(), Rejection> 
     let text = if m <= 2 {
         "two parties cannot hide inputs from each other: each share is the secret; at least three are needed".to_owned()
     } else {
-        format!("threshold {t} of {m} parties; 1 to {} protect the inputs", default_threshold(m))
+        format!(
+            "threshold {t} of {m} parties; 1 to {} protect the inputs",
+            default_threshold(m)
+        )
     };
     Err(Rejection::new(Code::Threshold, "S3", text))
 }
 
 /// C(m, t), saturating: the number of keys pseudorandom secret sharing needs.
 fn prss_keys(m: u16, t: u16) -> u64 {
-    (0..u64::from(t)).fold(1_u64, |keys, k| keys.saturating_mul(u64::from(m) - k) / (k + 1))
+    (0..u64::from(t)).fold(1_u64, |keys, k| {
+        keys.saturating_mul(u64::from(m) - k) / (k + 1)
+    })
 }
 
 /// A party as the organizer names it.
@@ -404,14 +474,21 @@ pub struct InvitationDraft {
 impl InvitationDraft {
     /// The invitation, ready to be signed. `uuid` and `sid` are random bytes, `secret` the rendezvous secret that the
     /// bundle will carry.
-    pub fn build(self, uuid: [u8; 16], sid: [u8; 32], secret: &RendezvousSecret) -> Result<Invitation, Rejection> {
+    pub fn build(
+        self,
+        uuid: [u8; 16],
+        sid: [u8; 32],
+        secret: &RendezvousSecret,
+    ) -> Result<Invitation, Rejection> {
         let m = u16::try_from(self.parties.len()).map_err(|_| limit("too many parties".into()))?;
         if usize::from(m) > MAX_PARTIES {
             return Err(limit(format!("{m} parties; {MAX_PARTIES} are possible")));
         }
         let t = self.threshold.unwrap_or_else(|| default_threshold(m));
         check_threshold(m, t, self.zero_threshold)?;
-        let prss = self.prss.unwrap_or_else(|| prss_keys(m, t) <= MAX_PRSS_KEYS);
+        let prss = self
+            .prss
+            .unwrap_or_else(|| prss_keys(m, t) <= MAX_PRSS_KEYS);
         let parties = self.parties.into_iter().map(|party| InvitedParty {
             did: party.did,
             name: party.name,
@@ -442,7 +519,11 @@ impl InvitationDraft {
                     python: self.python,
                 },
                 program: self.program,
-                net: Net { port: self.port, mtu: *MTU_RANGE.start(), path: PathPolicy::Any },
+                net: Net {
+                    port: self.port,
+                    mtu: *MTU_RANGE.start(),
+                    path: PathPolicy::Any,
+                },
                 time: self.time,
                 rendezvous: Rendezvous {
                     dht: "/quorate/kad/1".into(),
@@ -469,8 +550,17 @@ impl InvitationDraft {
 fn uuid_urn(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("urn:uuid:{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    let hex = bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    format!(
+        "urn:uuid:{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 #[cfg(test)]
@@ -499,6 +589,9 @@ mod tests {
 
     #[test]
     fn uuid_has_version_and_variant() {
-        assert_eq!(uuid_urn([0xff; 16]), "urn:uuid:ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(
+            uuid_urn([0xff; 16]),
+            "urn:uuid:ffffffff-ffff-4fff-bfff-ffffffffffff"
+        );
     }
 }

@@ -86,7 +86,11 @@ impl Fingerprint {
     fn check(&self) -> Result<(), Rejection> {
         for text in [&self.quorate, &self.mpyc, &self.python] {
             if text.len() > MAX_VERSION_BYTES || !text.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(Rejection::new(Code::Format, "S4", "a version in the fingerprint is not a short ASCII word"));
+                return Err(Rejection::new(
+                    Code::Format,
+                    "S4",
+                    "a version in the fingerprint is not a short ASCII word",
+                ));
             }
         }
         Ok(())
@@ -114,23 +118,40 @@ impl Statement for Join {
     }
 
     fn validity(&self) -> Validity {
-        Validity { not_after: Some(self.exp), ..issued(self.iat) }
+        Validity {
+            not_after: Some(self.exp),
+            ..issued(self.iat)
+        }
     }
 
     fn check(&self) -> Result<(), Rejection> {
         check_version(self.v)?;
         if !(0..=MAX_VALIDITY_SECONDS).contains(&self.exp.0.saturating_sub(self.iat.0)) {
-            return Err(Rejection::new(Code::Time, "S4", "a join must live 7 days at most"));
+            return Err(Rejection::new(
+                Code::Time,
+                "S4",
+                "a join must live 7 days at most",
+            ));
         }
         self.fp.check()?;
         check_wireguard_key(&self.wg.0)?;
         match &self.kem {
             Some(kem) if kem.alg == JOIN_KEM => check_encapsulation_key(&kem.ek.0)?,
-            _ => return Err(Rejection::new(Code::Pq, "S4", format!("the join has no {JOIN_KEM} key"))),
+            _ => {
+                return Err(Rejection::new(
+                    Code::Pq,
+                    "S4",
+                    format!("the join has no {JOIN_KEM} key"),
+                ));
+            }
         }
         let input = peer_signature_input(&self.inv, &self.iss, self.epoch, &self.wg);
         if !self.peer.public_key()?.verify(&input, &self.peer_sig.0) {
-            return Err(Rejection::new(Code::Sig, "S4", "peerSig is not by the overlay key that the join names"));
+            return Err(Rejection::new(
+                Code::Sig,
+                "S4",
+                "peerSig is not by the overlay key that the join names",
+            ));
         }
         Ok(())
     }

@@ -31,8 +31,9 @@ pub use confirm::Confirm;
 pub use hello::Hello;
 pub(crate) use invitation::check_envelope;
 pub use invitation::{
-    Invitation, InvitationDraft, InvitationSubject, InvitedParty, Mpc, Net, PartyDraft, PathPolicy, Policy,
-    PostQuantum, Program, ReceiptPolicy, Rendezvous, SameController, Times, default_threshold,
+    Invitation, InvitationDraft, InvitationSubject, InvitedParty, Mpc, Net, PartyDraft, PathPolicy,
+    Policy, PostQuantum, Program, ReceiptPolicy, Rendezvous, SameController, Times,
+    default_threshold,
 };
 pub use join::{Fingerprint, JOIN_KEM, Join, KemKey, peer_signature_input};
 pub use kem::Kem;
@@ -76,10 +77,18 @@ fn check_version(v: u8) -> Result<(), Rejection> {
 /// Refuses text that is too long, or could change how a terminal shows what surrounds it.
 fn check_text(what: &str, text: &str, max_chars: usize) -> Result<(), Rejection> {
     if text.chars().count() > max_chars {
-        return Err(Rejection::new(Code::Limit, "S3", format!("{what} is longer than {max_chars} characters")));
+        return Err(Rejection::new(
+            Code::Limit,
+            "S3",
+            format!("{what} is longer than {max_chars} characters"),
+        ));
     }
     if text.chars().any(is_unprintable) {
-        return Err(Rejection::new(Code::Format, "S3", format!("{what} has control or direction characters")));
+        return Err(Rejection::new(
+            Code::Format,
+            "S3",
+            format!("{what} has control or direction characters"),
+        ));
     }
     Ok(())
 }
@@ -92,5 +101,8 @@ pub(crate) fn is_unprintable(c: char) -> bool {
 
 /// A statement that counts from when it was issued.
 fn issued(iat: UnixTime) -> Validity {
-    Validity { not_before: Some(iat), not_after: None }
+    Validity {
+        not_before: Some(iat),
+        not_after: None,
+    }
 }

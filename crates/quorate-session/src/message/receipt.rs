@@ -1,9 +1,7 @@
 //! Receipt: what one party saw of one run. Holds no output and no digest of one, because small outputs can be guessed.
 
 use super::{check_version, issued};
-use quorate_identity::{
-    Code, Did, Digest, Rejection, Relationship, Statement, UnixTime, Validity,
-};
+use quorate_identity::{Code, Did, Digest, Rejection, Relationship, Statement, UnixTime, Validity};
 use serde::{Deserialize, Serialize};
 
 /// How a run ended for one party.
@@ -61,7 +59,11 @@ impl Statement for Receipt {
     fn check(&self) -> Result<(), Rejection> {
         check_version(self.v)?;
         if self.end < self.start || (self.outcome == ReceiptOutcome::Done && self.exit != Some(0)) {
-            return Err(Rejection::new(Code::Format, "S10", "the receipt contradicts itself"));
+            return Err(Rejection::new(
+                Code::Format,
+                "S10",
+                "the receipt contradicts itself",
+            ));
         }
         Ok(())
     }

@@ -40,12 +40,15 @@ impl Session {
     pub(super) fn agree(&mut self, now: Instant) {
         let current = match &self.stage {
             Stage::Joining => None,
-            Stage::Confirming(agreement) => Some(agreement.roster.joins()),
             Stage::Meshed(_, mesh) if mesh.is_ended() => return,
-            Stage::Meshed(agreement, _) => Some(agreement.roster.joins()),
+            Stage::Confirming(agreement) | Stage::Meshed(agreement, _) => {
+                Some(agreement.roster.joins())
+            }
             Stage::Invited | Stage::Closing(_) | Stage::Closed => return,
         };
-        let Some(joins) = self.ledger.all_joins() else { return };
+        let Some(joins) = self.ledger.all_joins() else {
+            return;
+        };
         if let Some(current) = current {
             if joins.iter().map(|join| join.digest()).eq(current) {
                 return self.collect_shares();
@@ -83,25 +86,37 @@ impl Session {
     /// The join that this session made, by what only it could have put in.
     fn own_join_digest(&self) -> Option<Digest> {
         let join = self.ledger.join(self.me)?;
-        (join.epoch == self.stored.epoch && join.wg == self.keys.wireguard_public()).then(|| join.digest())
+        (join.epoch == self.stored.epoch && join.wg == self.keys.wireguard_public())
+            .then(|| join.digest())
     }
 
     /// Says once what keeps the roster from being confirmed.
     fn note_obstacle(&mut self, rejection: Rejection) {
         if self.obstacle.as_ref() != Some(&rejection) {
             self.obstacle = Some(rejection.clone());
-            self.emit(Event::Refused { link: None, from: rejection.whom.clone(), rejection });
+            self.emit(Event::Refused {
+                link: None,
+                from: rejection.whom.clone(),
+                rejection,
+            });
         }
     }
 
     /// C9: what can change was resolved lately; asks again where not.
     fn all_resolved_lately(&mut self, now: Instant) -> bool {
-        let dids: Vec<Did> = self.invitation.subject.parties.iter().map(|party| party.did.clone()).collect();
+        let dids: Vec<Did> = self
+            .invitation
+            .subject
+            .parties
+            .iter()
+            .map(|party| party.did.clone())
+            .collect();
         let mut fresh = true;
         for did in dids {
             let lately = match self.resolutions.get(&did) {
                 Some(Resolution::Known { since, .. }) => {
-                    did.method() == "key" || now.saturating_duration_since(*since) <= MAX_RESOLUTION_AGE
+                    did.method() == "key"
+                        || now.saturating_duration_since(*since) <= MAX_RESOLUTION_AGE
                 }
                 // Our own key needs no resolution, and an open question is waited for.
                 _ => did == self.key.did(),
@@ -127,13 +142,21 @@ impl Session {
             rejected: BTreeSet::new(),
         }));
         self.stored.roster = Some(digest);
-        self.persist(HeldWhat::Confirm { roster: digest, iat }, now);
+        self.persist(
+            HeldWhat::Confirm {
+                roster: digest,
+                iat,
+            },
+            now,
+        );
     }
 
     /// The roster is void: a party joined again. The run, if there was one, is lost.
     fn give_up_roster(&mut self, _now: Instant) {
         let stage = std::mem::replace(&mut self.stage, Stage::Joining);
-        let (Stage::Confirming(agreement) | Stage::Meshed(agreement, _)) = &stage else { return };
+        let (Stage::Confirming(agreement) | Stage::Meshed(agreement, _)) = &stage else {
+            return;
+        };
         self.ledger.retire(agreement.roster.digest());
         self.signals_out.clear();
         if matches!(stage, Stage::Meshed(..)) && !weak!(self, KeepOldRoster) {
@@ -144,7 +167,11 @@ impl Session {
 
     /// Closes what runs inside a mesh that goes away.
     pub(super) fn drop_tunnels(&mut self) {
-        let tunnels = self.links.iter().filter(|(_, link)| link.is_tunnel()).map(|(id, _)| *id);
+        let tunnels = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.is_tunnel())
+            .map(|(id, _)| *id);
         for link in tunnels.collect::<Vec<_>>() {
             self.close_link(link);
         }
@@ -152,7 +179,9 @@ impl Session {
 
     /// The roster is stored: say so, and give the higher-numbered parties their key shares.
     pub(super) fn send_confirm(&mut self, roster: Digest, iat: UnixTime, now: Instant) {
-        let Stage::Confirming(agreement) = &mut self.stage else { return };
+        let Stage::Confirming(agreement) = &mut self.stage else {
+            return;
+        };
         if agreement.roster.digest() != roster || agreement.confirmed {
             return;
         }
@@ -167,8 +196,10 @@ impl Session {
             iat,
         };
         match sign(confirm, &self.key) {
-            Ok(confirm) => self.publish(Statement::Confirm(Box::new(confirm)), now),
-            Err(rejection) => return self.alarm(&format!("our own confirm is refused: {rejection}")),
+            Ok(confirm) => self.publish(&Statement::Confirm(Box::new(confirm)), now),
+            Err(rejection) => {
+                return self.alarm(&format!("our own confirm is refused: {rejection}"));
+            }
         }
         for to in (self.me.0 + 1..self.invitation.subject.mpc.m).map(Pid) {
             if let Err(rejection) = self.give_share(to, roster, iat, now) {
@@ -178,33 +209,57 @@ impl Session {
         self.collect_shares();
     }
 
-    fn give_share(&mut self, to: Pid, roster: Digest, iat: UnixTime, now: Instant) -> Result<(), Rejection> {
+    fn give_share(
+        &mut self,
+        to: Pid,
+        roster: Digest,
+        iat: UnixTime,
+        now: Instant,
+    ) -> Result<(), Rejection> {
         let missing = || Rejection::new(Code::Missing, "S7", "its KEM key is not there");
-        let key = self.ledger.join(to).and_then(|join| join.kem.as_ref()).ok_or_else(missing)?;
+        let key = self
+            .ledger
+            .join(to)
+            .and_then(|join| join.kem.as_ref())
+            .ok_or_else(missing)?;
         let (ct, secret) = encapsulate(&key.ek.0, &mut self.rng)?;
         let psk = derive_psk(&roster, &secret, self.me, to, &ct);
-        let kem = Kem { v: PROTOCOL_VERSION, iss: self.key.did(), inv: self.inv, roster, to, ct: B64(ct), iat };
+        let kem = Kem {
+            v: PROTOCOL_VERSION,
+            iss: self.key.did(),
+            inv: self.inv,
+            roster,
+            to,
+            ct: B64(ct),
+            iat,
+        };
         let kem = sign(kem, &self.key)?;
         if let Stage::Confirming(agreement) = &mut self.stage {
             agreement.psks.insert(to, psk);
         }
-        self.publish(Statement::Kem(Box::new(kem)), now);
+        self.publish(&Statement::Kem(Box::new(kem)), now);
         Ok(())
     }
 
     /// Opens the shares of the lower-numbered parties.
     fn collect_shares(&mut self) {
-        let Stage::Confirming(agreement) = &mut self.stage else { return };
+        let Stage::Confirming(agreement) = &mut self.stage else {
+            return;
+        };
         let roster = agreement.roster.digest();
         let mut refused = Vec::new();
         for from in (0..self.me.0).map(Pid) {
             if agreement.psks.contains_key(&from) || agreement.rejected.contains(&from) {
                 continue;
             }
-            let Some(kem) = self.ledger.kem(from, self.me, &roster) else { continue };
+            let Some(kem) = self.ledger.kem(from, self.me, &roster) else {
+                continue;
+            };
             match self.keys.decapsulate(&kem.ct.0) {
                 Ok(secret) => {
-                    agreement.psks.insert(from, derive_psk(&roster, &secret, from, self.me, &kem.ct.0));
+                    agreement
+                        .psks
+                        .insert(from, derive_psk(&roster, &secret, from, self.me, &kem.ct.0));
                 }
                 Err(rejection) => {
                     agreement.rejected.insert(from);
@@ -213,21 +268,32 @@ impl Session {
             }
         }
         for rejection in refused {
-            self.emit(Event::Refused { link: None, from: rejection.whom.clone(), rejection });
+            self.emit(Event::Refused {
+                link: None,
+                from: rejection.whom.clone(),
+                rejection,
+            });
         }
     }
 
     /// Builds the mesh once everybody confirmed this roster and every pair of ours has its key.
     pub(super) fn install(&mut self, now: Instant) {
-        let Stage::Confirming(agreement) = &self.stage else { return };
+        let Stage::Confirming(agreement) = &self.stage else {
+            return;
+        };
         let roster = agreement.roster.digest();
         let all_confirmed = weak!(self, SkipConfirmBarrier)
-            || self.others().all(|pid| self.ledger.has_confirmed(pid, &roster));
+            || self
+                .others()
+                .all(|pid| self.ledger.has_confirmed(pid, &roster));
         let all_keyed = self.others().all(|pid| agreement.psks.contains_key(&pid));
         if !agreement.confirmed || !all_confirmed || !all_keyed {
             return;
         }
-        let Stage::Confirming(agreement) = std::mem::replace(&mut self.stage, Stage::Joining) else { return };
+        let Stage::Confirming(agreement) = std::mem::replace(&mut self.stage, Stage::Joining)
+        else {
+            return;
+        };
         let plan = self.mesh_plan(&agreement);
         self.stage = Stage::Meshed(agreement, Box::new(Mesh::new(now)));
         self.report_changes();
@@ -245,7 +311,14 @@ impl Session {
             let psk = agreement.psks.get(&member.pid)?.clone();
             let name = subject.parties.get(member.pid.index())?.name.clone();
             let address = overlay_address(&self.inv, member.pid);
-            Some(PeerPlan { pid: member.pid, did: member.did.clone(), name, public: member.wg.0, psk, address })
+            Some(PeerPlan {
+                pid: member.pid,
+                did: member.did.clone(),
+                name,
+                public: member.wg.0,
+                psk,
+                address,
+            })
         });
         MeshPlan {
             roster: agreement.roster.digest(),

@@ -1,12 +1,12 @@
 //! What goes in and out of a [`Session`](super::Session).
 
+use crate::RendezvousSecret;
 use crate::{
     keys::Psk,
     link::LinkId,
     message::{Fingerprint, Invitation, Pid},
     stored::Stored,
 };
-use crate::RendezvousSecret;
 use quorate_identity::{Code, Did, Digest, Rejection, SigningKey, Verified};
 use std::{fmt, net::Ipv6Addr};
 use zeroize::Zeroizing;
@@ -29,7 +29,9 @@ pub struct Setup {
 
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setup").field("invitation", &self.invitation.digest()).finish_non_exhaustive()
+        f.debug_struct("Setup")
+            .field("invitation", &self.invitation.digest())
+            .finish_non_exhaustive()
     }
 }
 

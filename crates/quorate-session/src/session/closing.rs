@@ -33,7 +33,14 @@ impl Session {
     }
 
     /// Ends the session with a reason; `tell` signs an abort so that everybody ends.
-    pub(super) fn fail(&mut self, code: Code, whom: Option<Pid>, detail: &str, tell: bool, now: Instant) {
+    pub(super) fn fail(
+        &mut self,
+        code: Code,
+        whom: Option<Pid>,
+        detail: &str,
+        tell: bool,
+        now: Instant,
+    ) {
         if matches!(self.stage, Stage::Closing(_) | Stage::Closed) {
             return;
         }
@@ -50,7 +57,13 @@ impl Session {
         }
         self.held.clear();
         self.keys.wipe_mesh();
-        let closing = Closing { until: now + ABORT_WAIT, roster, code, whom, detail };
+        let closing = Closing {
+            until: now + ABORT_WAIT,
+            roster,
+            code,
+            whom,
+            detail,
+        };
         self.stage = Stage::Closing(Box::new(closing));
         if !ran {
             self.close_failed(now);
@@ -59,7 +72,9 @@ impl Session {
 
     fn send_abort(&mut self, code: Code, whom: Option<Pid>, detail: &str, now: Instant) {
         // Nobody knows of us before our join is out.
-        let Some(join) = self.ledger.join(self.me) else { return };
+        let Some(join) = self.ledger.join(self.me) else {
+            return;
+        };
         let abort = Abort {
             v: PROTOCOL_VERSION,
             iss: self.key.did(),
@@ -72,44 +87,74 @@ impl Session {
             iat: self.wall(now),
         };
         match sign(abort, &self.key) {
-            Ok(abort) => self.publish(Statement::Abort(Box::new(abort)), now),
+            Ok(abort) => self.publish(&Statement::Abort(Box::new(abort)), now),
             Err(rejection) => self.alarm(&format!("our own abort is refused: {rejection}")),
         }
     }
 
     /// Signs how the run ended here; whether there was a run.
     fn sign_failed_receipt(&mut self, code: Code, whom: Option<Pid>, now: Instant) -> bool {
-        let Stage::Meshed(_, mesh) = &self.stage else { return false };
+        let Stage::Meshed(_, mesh) = &self.stage else {
+            return false;
+        };
         let start = match mesh.program {
             Program::Waiting => return false,
             Program::Ended => return true,
             Program::Running { start, .. } => start,
         };
         let own_fault = code == Code::ProgramFailed && whom == Some(self.me);
-        let outcome = if own_fault { ReceiptOutcome::Failed } else { ReceiptOutcome::Aborted };
+        let outcome = if own_fault {
+            ReceiptOutcome::Failed
+        } else {
+            ReceiptOutcome::Aborted
+        };
         self.sign_receipt(outcome, start, None, None, now);
         true
     }
 
     /// Ends when the receipts are complete or late.
     pub(super) fn finish_failed(&mut self, now: Instant) {
-        let Stage::Closing(closing) = &self.stage else { return };
-        let complete = closing.roster.is_some_and(|roster| self.pids().all(|pid| self.ledger.receipt(pid, &roster).is_some()));
+        let Stage::Closing(closing) = &self.stage else {
+            return;
+        };
+        let complete = closing.roster.is_some_and(|roster| {
+            self.pids()
+                .all(|pid| self.ledger.receipt(pid, &roster).is_some())
+        });
         if complete || closing.until <= now {
             self.close_failed(now);
         }
     }
 
     fn close_failed(&mut self, now: Instant) {
-        let Stage::Closing(closing) = std::mem::replace(&mut self.stage, Stage::Closed) else { return };
-        let Closing { roster, code, whom, detail, .. } = *closing;
-        let receipts = roster.map(|roster| self.ledger.receipt_texts(&roster)).unwrap_or_default();
+        let Stage::Closing(closing) = std::mem::replace(&mut self.stage, Stage::Closed) else {
+            return;
+        };
+        let Closing {
+            roster,
+            code,
+            whom,
+            detail,
+            ..
+        } = *closing;
+        let receipts = roster
+            .map(|roster| self.ledger.receipt_texts(&roster))
+            .unwrap_or_default();
         let closure = match code {
             Code::Cancelled => Some(Closure::Cancelled),
             Code::Equivocation | Code::Split => Some(Closure::Distrusted),
             _ => None,
         };
-        self.close(Outcome::Failed { code, whom, detail, receipts }, closure, now);
+        self.close(
+            Outcome::Failed {
+                code,
+                whom,
+                detail,
+                receipts,
+            },
+            closure,
+            now,
+        );
     }
 
     /// The end: what cannot be resumed is recorded, everything secret is wiped.
@@ -137,7 +182,9 @@ impl Session {
             return self.fail(Code::Cancelled, None, &text, false, now);
         }
         let roster = self.roster();
-        let Some((pid, abort)) = self.ledger.effective_abort(roster.as_ref()) else { return };
+        let Some((pid, abort)) = self.ledger.effective_abort(roster.as_ref()) else {
+            return;
+        };
         if pid == self.me {
             return;
         }
@@ -148,7 +195,10 @@ impl Session {
 
     /// A listed party holds another invitation under this session's id.
     pub(super) fn split(&mut self, did: &Did, theirs: Digest, now: Instant) {
-        let text = format!("{did} holds invitation {theirs}, we hold {} with the same session id", self.inv);
+        let text = format!(
+            "{did} holds invitation {theirs}, we hold {} with the same session id",
+            self.inv
+        );
         let whom = self.invitation.subject.pid_of(did);
         self.fail(Code::Split, whom, &text, true, now);
     }
@@ -157,65 +207,98 @@ impl Session {
     pub(super) fn expire(&mut self, now: Instant) {
         match &self.stage {
             Stage::Joining => self.expire_joining(now),
-            Stage::Confirming(_) if now >= self.deadlines.start_by => self.fail_to_confirm(now),
+            Stage::Confirming(_) if now >= self.deadlines.start => self.fail_to_confirm(now),
             Stage::Meshed(..) => self.expire_mesh(now),
             _ => {}
         }
     }
 
     fn expire_joining(&mut self, now: Instant) {
-        if now < self.deadlines.join_by {
+        if now < self.deadlines.join {
             return;
         }
-        let missing: Vec<Pid> = self.pids().filter(|pid| self.ledger.join(*pid).is_none()).collect();
+        let missing: Vec<Pid> = self
+            .pids()
+            .filter(|pid| self.ledger.join(*pid).is_none())
+            .collect();
         if !missing.is_empty() {
             let text = format!("{} did not join in time", self.names(&missing));
             self.fail(Code::Missing, missing.first().copied(), &text, true, now);
         } else if let Some(obstacle) = self.obstacle.clone() {
-            let whom = obstacle.whom.as_ref().and_then(|did| self.invitation.subject.pid_of(did));
+            let whom = obstacle
+                .whom
+                .as_ref()
+                .and_then(|did| self.invitation.subject.pid_of(did));
             self.fail(obstacle.code, whom, &obstacle.detail, true, now);
-        } else if now >= self.deadlines.start_by {
-            self.fail(Code::DidResolve, None, "a party's DID was not resolved in time", true, now);
+        } else if now >= self.deadlines.start {
+            self.fail(
+                Code::DidResolve,
+                None,
+                "a party's DID was not resolved in time",
+                true,
+                now,
+            );
         }
     }
 
     fn fail_to_confirm(&mut self, now: Instant) {
-        let Stage::Confirming(agreement) = &self.stage else { return };
+        let Stage::Confirming(agreement) = &self.stage else {
+            return;
+        };
         let roster = &agreement.roster;
-        let missing: Vec<Pid> = self.others().filter(|pid| !self.ledger.has_confirmed(*pid, &roster.digest())).collect();
+        let missing: Vec<Pid> = self
+            .others()
+            .filter(|pid| !self.ledger.has_confirmed(*pid, &roster.digest()))
+            .collect();
         if missing.is_empty() {
-            let (code, pids): (Code, Vec<Pid>) = match agreement.rejected.is_empty() {
-                false => (Code::Kem, agreement.rejected.iter().copied().collect()),
-                true => (Code::Missing, self.others().filter(|pid| !agreement.psks.contains_key(pid)).collect()),
+            let (code, pids): (Code, Vec<Pid>) = if agreement.rejected.is_empty() {
+                let unkeyed = self
+                    .others()
+                    .filter(|pid| !agreement.psks.contains_key(pid));
+                (Code::Missing, unkeyed.collect())
+            } else {
+                (Code::Kem, agreement.rejected.iter().copied().collect())
             };
             let text = format!("no usable key share from {}", self.names(&pids));
             return self.fail(code, pids.first().copied(), &text, true, now);
         }
-        match missing.iter().find_map(|pid| self.difference(*pid)) {
-            Some((pid, text)) => self.fail(Code::RosterMismatch, Some(pid), &text, true, now),
-            None => {
-                let text = format!("{} did not confirm the roster", self.names(&missing));
-                self.fail(Code::Missing, missing.first().copied(), &text, true, now);
-            }
+        if let Some((pid, text)) = missing.iter().find_map(|pid| self.difference(*pid)) {
+            self.fail(Code::RosterMismatch, Some(pid), &text, true, now);
+        } else {
+            let text = format!("{} did not confirm the roster", self.names(&missing));
+            self.fail(Code::Missing, missing.first().copied(), &text, true, now);
         }
     }
 
     /// How the roster that `pid` confirmed in its current epoch differs from ours.
     fn difference(&self, pid: Pid) -> Option<(Pid, String)> {
-        let Stage::Confirming(agreement) = &self.stage else { return None };
+        let Stage::Confirming(agreement) = &self.stage else {
+            return None;
+        };
         let epoch = agreement.roster.member(pid)?.epoch;
-        let theirs = self.ledger.confirms_of(pid).find(|confirm| confirm.epoch == epoch)?;
+        let theirs = self
+            .ledger
+            .confirms_of(pid)
+            .find(|confirm| confirm.epoch == epoch)?;
         let ours = agreement.roster.joins();
-        let differing = ours.iter().zip(&theirs.joins).position(|(our, their)| our != their);
+        let differing = ours
+            .iter()
+            .zip(&theirs.joins)
+            .position(|(our, their)| our != their);
         let member = match differing.and_then(|index| u16::try_from(index).ok()) {
             Some(index) => format!("it holds another join of party {index}"),
             None => "it sees another key of a party".to_owned(),
         };
-        Some((pid, format!("party {pid} confirmed another roster: {member}")))
+        Some((
+            pid,
+            format!("party {pid} confirmed another roster: {member}"),
+        ))
     }
 
     pub(super) fn fail_to_start(&mut self, now: Instant) {
-        let Stage::Meshed(_, mesh) = &self.stage else { return };
+        let Stage::Meshed(_, mesh) = &self.stage else {
+            return;
+        };
         let unheard: Vec<Pid> = self.others().filter(|pid| !mesh.was_heard(*pid)).collect();
         if !unheard.is_empty() {
             let text = format!("no tunnel to {}", self.names(&unheard));
@@ -228,12 +311,19 @@ impl Session {
 
     fn names(&self, pids: &[Pid]) -> String {
         let parties = &self.invitation.subject.parties;
-        let name = |pid: &Pid| parties.get(pid.index()).map_or(String::new(), |party| format!("{} ({pid})", party.name));
+        let name = |pid: &Pid| {
+            parties
+                .get(pid.index())
+                .map_or(String::new(), |party| format!("{} ({pid})", party.name))
+        };
         pids.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// What may stand in a signed note: bounded, and without characters that change how it is shown.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !crate::message::is_unprintable(*c)).take(MAX_NOTE_CHARS).collect()
+    text.chars()
+        .filter(|c| !crate::message::is_unprintable(*c))
+        .take(MAX_NOTE_CHARS)
+        .collect()
 }

@@ -1,7 +1,8 @@
 //! The public calls: what happened outside, what is wanted, when to come back.
 
 use super::{
-    Deadlines, Event, Held, HeldWhat, Misuse, PersistToken, Resolution, Session, Setup, Stage, Usage, weak,
+    Deadlines, Event, Held, HeldWhat, Misuse, PersistToken, Resolution, Session, Setup, Stage,
+    Usage, weak,
 };
 use crate::{
     checks::{check_controllers, check_fingerprint},
@@ -9,7 +10,9 @@ use crate::{
     ledger::Ledger,
     limits::{MAX_SIGNAL_BYTES, MAX_SIGNALS, PERSIST_TIMEOUT, RESYNC_INTERVAL},
     link::{Frame, LinkId},
-    message::{Join, JOIN_KEM, KemKey, PROTOCOL_VERSION, Pid, check_envelope, peer_signature_input},
+    message::{
+        JOIN_KEM, Join, KemKey, PROTOCOL_VERSION, Pid, check_envelope, peer_signature_input,
+    },
     statement::Statement,
     stored::Stored,
 };
@@ -33,7 +36,8 @@ impl Session {
         let mut rng = ChaCha20Rng::from_seed(setup.seed);
         setup.seed.zeroize();
         let times = invitation.subject.time;
-        let until = |time: UnixTime| now + Duration::from_secs(u64::try_from(time.0 - at.0).unwrap_or(0));
+        let until =
+            |time: UnixTime| now + Duration::from_secs(u64::try_from(time.0 - at.0).unwrap_or(0));
         let parties = invitation.subject.parties.len();
         Ok(Self {
             inv: invitation.digest(),
@@ -57,9 +61,9 @@ impl Session {
             phases: BTreeMap::new(),
             reported: None,
             deadlines: Deadlines {
-                join_by: until(times.join_by),
-                start_by: until(times.start_by),
-                end_by: until(times.end_by),
+                join: until(times.join_by),
+                start: until(times.start_by),
+                end: until(times.end_by),
             },
             clock: (at, now),
             resync_at: None,
@@ -97,11 +101,18 @@ impl Session {
     }
 
     /// The answer to [`Event::Resolve`].
-    pub fn handle_resolved(&mut self, did: &Did, result: Result<ResolvedDid, Rejection>, at: UnixTime, now: Instant) {
+    pub fn handle_resolved(
+        &mut self,
+        did: &Did,
+        result: Result<ResolvedDid, Rejection>,
+        at: UnixTime,
+        now: Instant,
+    ) {
         self.set_clock(at, now);
         match result {
             Ok(keys) if keys.did == *did => {
-                self.resolutions.insert(did.clone(), Resolution::Known { keys, since: now });
+                self.resolutions
+                    .insert(did.clone(), Resolution::Known { keys, since: now });
                 self.resume_links_of(did, now);
                 self.resume_statements_of(did, now);
             }
@@ -117,18 +128,26 @@ impl Session {
 
     /// The answer to [`Event::Persist`].
     pub fn handle_persisted(&mut self, token: PersistToken, ok: bool, now: Instant) {
-        let Some(held) = self.held.remove(&token) else { return };
+        let Some(held) = self.held.remove(&token) else {
+            return;
+        };
         match (ok, held.what) {
             (_, HeldWhat::Nothing) => {}
             (true, what) => self.release(what, now),
-            (false, _) => self.fail(Code::Disk, None, "the session's record could not be stored", true, now),
+            (false, _) => self.fail(
+                Code::Disk,
+                None,
+                "the session's record could not be stored",
+                true,
+                now,
+            ),
         }
         self.settle(now);
     }
 
     /// Hands path information to the path agent of party `to`, over a proven direct overlay link; kept, within a bound,
     /// while there is none.
-    pub fn signal(&mut self, to: Pid, data: &[u8], now: Instant) {
+    pub fn signal(&mut self, to: Pid, data: Vec<u8>, now: Instant) {
         if data.len() > MAX_SIGNAL_BYTES || to == self.me || to.0 >= self.invitation.subject.mpc.m {
             self.alarm("a signal is too large or to nobody");
             return;
@@ -137,7 +156,7 @@ impl Session {
         if queue.len() >= MAX_SIGNALS {
             queue.pop_front();
         }
-        queue.push_back(data.to_vec());
+        queue.push_back(data);
         self.flush_signals();
         self.settle(now);
     }
@@ -159,11 +178,17 @@ impl Session {
         if matches!(self.stage, Stage::Invited | Stage::Closed) {
             return None;
         }
-        let held = self.held.values().map(|held| (held.deadline, "storing the record"));
+        let held = self
+            .held
+            .values()
+            .map(|held| (held.deadline, "storing the record"));
         let links = self.links.values().filter(|link| link.proven().is_none());
         let links = links.map(|link| (link.deadline, "link handshake"));
         let resync = self.resync_at.map(|at| (at, "announcing"));
-        held.chain(links).chain(resync).chain(self.stage_timeouts()).min_by_key(|(at, _)| *at)
+        held.chain(links)
+            .chain(resync)
+            .chain(self.stage_timeouts())
+            .min_by_key(|(at, _)| *at)
     }
 
     fn stage_timeouts(&self) -> Vec<(Instant, &'static str)> {
@@ -172,8 +197,8 @@ impl Session {
         }
         match &self.stage {
             Stage::Invited | Stage::Closed => Vec::new(),
-            Stage::Joining => vec![(self.deadlines.join_by, "all have to join")],
-            Stage::Confirming(_) => vec![(self.deadlines.start_by, "all have to confirm")],
+            Stage::Joining => vec![(self.deadlines.join, "all have to join")],
+            Stage::Confirming(_) => vec![(self.deadlines.start, "all have to confirm")],
             Stage::Meshed(_, mesh) => mesh.timeouts(&self.deadlines),
             Stage::Closing(closing) => vec![(closing.until, "receipts")],
         }
@@ -186,7 +211,13 @@ impl Session {
             return;
         }
         if self.held.values().any(|held| held.deadline <= now) {
-            self.fail(Code::Disk, None, "storing the session's record takes too long", true, now);
+            self.fail(
+                Code::Disk,
+                None,
+                "storing the session's record takes too long",
+                true,
+                now,
+            );
         }
         self.close_slow_links(now);
         if self.resync_at.is_some_and(|at| at <= now) {
@@ -226,11 +257,20 @@ impl Session {
     pub(super) fn persist(&mut self, what: HeldWhat, now: Instant) {
         let token = PersistToken(self.next_token);
         self.next_token += 1;
-        self.emit(Event::Persist { token, record: self.stored.encode() });
+        self.emit(Event::Persist {
+            token,
+            record: self.stored.encode(),
+        });
         if weak!(self, SkipPersist) {
             self.release(what, now);
         } else if !matches!(what, HeldWhat::Nothing) {
-            self.held.insert(token, Held { what, deadline: now + PERSIST_TIMEOUT });
+            self.held.insert(
+                token,
+                Held {
+                    what,
+                    deadline: now + PERSIST_TIMEOUT,
+                },
+            );
         }
     }
 
@@ -248,7 +288,7 @@ impl Session {
             return;
         }
         match sign(self.own_join(iat), &self.key) {
-            Ok(join) => self.publish(Statement::Join(Box::new(join)), now),
+            Ok(join) => self.publish(&Statement::Join(Box::new(join)), now),
             Err(rejection) => self.alarm(&format!("our own join is refused: {rejection}")),
         }
     }
@@ -256,7 +296,10 @@ impl Session {
     fn own_join(&self, iat: UnixTime) -> Join {
         let epoch = self.stored.epoch;
         let (iss, wg) = (self.key.did(), self.keys.wireguard_public());
-        let signature = self.keys.overlay_key().sign_bytes(&peer_signature_input(&self.inv, &iss, epoch, &wg));
+        let signature = self
+            .keys
+            .overlay_key()
+            .sign_bytes(&peer_signature_input(&self.inv, &iss, epoch, &wg));
         Join {
             v: PROTOCOL_VERSION,
             iss,
@@ -265,7 +308,10 @@ impl Session {
             epoch,
             n: self.keys.nonce,
             wg,
-            kem: Some(KemKey { alg: JOIN_KEM.into(), ek: self.keys.encapsulation_key() }),
+            kem: Some(KemKey {
+                alg: JOIN_KEM.into(),
+                ek: self.keys.encapsulation_key(),
+            }),
             peer: self.keys.peer_id(),
             peer_sig: B64(signature),
             fp: self.fingerprint.clone(),
@@ -276,7 +322,13 @@ impl Session {
 
     /// Asks for the keys of all parties and of the issuer, so that nothing has to wait for them later.
     fn ask_for_all(&mut self) {
-        let mut dids: Vec<Did> = self.invitation.subject.parties.iter().map(|party| party.did.clone()).collect();
+        let mut dids: Vec<Did> = self
+            .invitation
+            .subject
+            .parties
+            .iter()
+            .map(|party| party.did.clone())
+            .collect();
         dids.push(self.invitation.issuer.clone());
         for did in dids {
             self.ask_for(&did);
@@ -304,14 +356,23 @@ impl Session {
 
     /// Sends waiting signals over links that can take them.
     pub(super) fn flush_signals(&mut self) {
-        let Stage::Meshed(agreement, _) = &self.stage else { return };
+        let Stage::Meshed(agreement, _) = &self.stage else {
+            return;
+        };
         let roster = agreement.roster.digest();
         let mut frames = Vec::new();
         for (pid, queue) in &mut self.signals_out {
             let peer = agreement.roster.member(*pid).map(|member| member.peer);
-            let link = self.links.iter().find(|(_, link)| link.pid() == Some(*pid) && link.remote_peer() == peer);
+            let link = self
+                .links
+                .iter()
+                .find(|(_, link)| link.pid() == Some(*pid) && link.remote_peer() == peer);
             if let Some((id, _)) = link {
-                frames.extend(queue.drain(..).map(|data| (*id, Frame::signal(roster, &data))));
+                frames.extend(
+                    queue
+                        .drain(..)
+                        .map(|data| (*id, Frame::signal(roster, &data))),
+                );
             }
         }
         for (link, frame) in frames {
@@ -326,30 +387,60 @@ fn judge(setup: &Setup, at: UnixTime) -> Result<(Pid, Stored), Rejection> {
     let subject = &invitation.subject;
     let did = setup.key.did();
     let Some(me) = subject.pid_of(&did) else {
-        let listed: Vec<&str> = subject.parties.iter().map(|party| party.name.as_str()).collect();
-        let text = format!("you are not one of the parties ({}); you are {did}", listed.join(", "));
+        let listed: Vec<&str> = subject
+            .parties
+            .iter()
+            .map(|party| party.name.as_str())
+            .collect();
+        let text = format!(
+            "you are not one of the parties ({}); you are {did}",
+            listed.join(", ")
+        );
         return Err(Rejection::new(Code::NotInvited, "S3", text));
     };
     subject.check()?;
     check_envelope(invitation)?;
     check_controllers(subject)?;
     if setup.secret.commitment() != subject.rendezvous.sc {
-        return Err(Rejection::new(Code::Format, "S3", "the bundle's secret is not that of its invitation"));
+        return Err(Rejection::new(
+            Code::Format,
+            "S3",
+            "the bundle's secret is not that of its invitation",
+        ));
     }
     let party = &subject.parties[me.index()];
     if !party.keys.contains(&setup.key.public().thumbprint()) {
-        return Err(Rejection::new(Code::Kid, "C9", "the invitation pins another key for you"));
+        return Err(Rejection::new(
+            Code::Kid,
+            "C9",
+            "the invitation pins another key for you",
+        ));
     }
     check_fingerprint(&setup.fingerprint, subject)?;
     if at > subject.time.join_by.plus_seconds(CLOCK_SKEW_SECONDS) || at >= subject.time.start_by {
-        return Err(Rejection::new(Code::Time, "S3", format!("joining was possible until {}", subject.time.join_by.rfc3339())));
+        return Err(Rejection::new(
+            Code::Time,
+            "S3",
+            format!(
+                "joining was possible until {}",
+                subject.time.join_by.rfc3339()
+            ),
+        ));
     }
     let stored = setup.stored.clone().unwrap_or_else(|| Stored::new(inv));
     if stored.inv != inv {
-        return Err(Rejection::new(Code::State, "S11", "the stored record is that of another invitation"));
+        return Err(Rejection::new(
+            Code::State,
+            "S11",
+            "the stored record is that of another invitation",
+        ));
     }
     if let Some(closure) = stored.closed {
-        return Err(Rejection::new(Code::Replay, "S11", format!("this session is over ({closure:?})").to_lowercase()));
+        return Err(Rejection::new(
+            Code::Replay,
+            "S11",
+            format!("this session is over ({closure:?})").to_lowercase(),
+        ));
     }
     if stored.joins > u32::from(subject.policy.rejoin) {
         let text = format!("you joined this session {} times already", stored.joins);

@@ -3,8 +3,9 @@
 use super::{Event, Session, Stage};
 use crate::{
     limits::{
-        HELLO_LIFETIME_SECONDS, MAX_DIGESTS, MAX_LINKS, MAX_LINKS_PER_PARTY, MAX_SIGNALS, MAX_STATEMENTS,
-        MAX_TRANSMITS, MAX_TRANSMIT_BYTES, MAX_UNPROVEN_LINKS, STATEMENTS_FRAME_BYTES,
+        HELLO_LIFETIME_SECONDS, MAX_DIGESTS, MAX_LINKS, MAX_LINKS_PER_PARTY, MAX_SIGNALS,
+        MAX_STATEMENTS, MAX_TRANSMIT_BYTES, MAX_TRANSMITS, MAX_UNPROVEN_LINKS,
+        STATEMENTS_FRAME_BYTES,
     },
     link::{Frame, Handshake, Link, LinkId, LinkKind, Proven, hello_tag, same_tag},
     message::{Hello, PROTOCOL_VERSION, Pid},
@@ -36,19 +37,21 @@ impl Session {
     /// One frame arrived.
     pub fn handle_message(&mut self, link: LinkId, bytes: &[u8], at: UnixTime, now: Instant) {
         self.set_clock(at, now);
-        let Some(entry) = self.links.get_mut(&link) else { return };
+        let Some(entry) = self.links.get_mut(&link) else {
+            return;
+        };
         if matches!(self.stage, Stage::Closed) {
             return;
         }
-        if !entry.take_token(now) {
-            let text = "sends more frames than the protocol allows";
-            self.refuse(link, Rejection::new(Code::Overflow, "S5", text));
-            self.close_link(link);
-        } else {
+        if entry.take_token(now) {
             match Frame::parse(bytes) {
                 Ok(frame) => self.handle_frame(link, frame, now),
                 Err(rejection) => self.refuse_and_strike(link, rejection),
             }
+        } else {
+            let text = "sends more frames than the protocol allows";
+            self.refuse(link, Rejection::new(Code::Overflow, "S5", text));
+            self.close_link(link);
         }
         self.settle(now);
     }
@@ -58,23 +61,37 @@ impl Session {
             Stage::Meshed(agreement, _) => agreement.roster.digest() == roster,
             _ => false,
         };
-        if !current || pid == self.me || pid.0 >= self.invitation.subject.mpc.m || self.links.len() >= MAX_LINKS {
+        if !current
+            || pid == self.me
+            || pid.0 >= self.invitation.subject.mpc.m
+            || self.links.len() >= MAX_LINKS
+        {
             self.emit(Event::CloseLink(link));
             return;
         }
-        self.links.insert(link, Link::new(kind, Handshake::Proven(Proven::Party(pid)), now));
+        self.links.insert(
+            link,
+            Link::new(kind, Handshake::Proven(Proven::Party(pid)), now),
+        );
         self.note_heard(pid, now);
         self.announce(link);
         self.send_ready(link);
     }
 
     fn overlay_up(&mut self, link: LinkId, kind: LinkKind, now: Instant) {
-        let unproven = self.links.values().filter(|link| link.proven().is_none()).count();
+        let unproven = self
+            .links
+            .values()
+            .filter(|link| link.proven().is_none())
+            .count();
         if self.links.len() >= MAX_LINKS || unproven >= MAX_UNPROVEN_LINKS {
             self.emit(Event::CloseLink(link));
             return;
         }
-        self.links.insert(link, Link::new(kind, Handshake::Held { tagged: false }, now));
+        self.links.insert(
+            link,
+            Link::new(kind, Handshake::Held { tagged: false }, now),
+        );
         if !matches!(self.stage, Stage::Invited) {
             self.send_hello(link, now);
         }
@@ -89,8 +106,11 @@ impl Session {
     }
 
     fn send_hello(&mut self, link: LinkId, now: Instant) {
-        let Some(entry) = self.links.get_mut(&link) else { return };
-        let (LinkKind::Overlay { local, remote }, Handshake::Held { tagged }) = (entry.kind, entry.handshake.clone())
+        let Some(entry) = self.links.get_mut(&link) else {
+            return;
+        };
+        let (LinkKind::Overlay { local, remote }, Handshake::Held { tagged }) =
+            (entry.kind, entry.handshake.clone())
         else {
             return;
         };
@@ -104,7 +124,9 @@ impl Session {
     }
 
     fn handle_frame(&mut self, link: LinkId, frame: Frame, now: Instant) {
-        let Some(entry) = self.links.get(&link) else { return };
+        let Some(entry) = self.links.get(&link) else {
+            return;
+        };
         let (tunnel, proven, pid) = (entry.is_tunnel(), entry.proven().is_some(), entry.pid());
         if let Some(pid) = pid.filter(|_| tunnel) {
             self.note_heard(pid, now);
@@ -129,8 +151,12 @@ impl Session {
     }
 
     fn handle_hello(&mut self, link: LinkId, tag: &B64<32>, now: Instant) {
-        let Some(entry) = self.links.get_mut(&link) else { return };
-        let LinkKind::Overlay { local, remote } = entry.kind else { return };
+        let Some(entry) = self.links.get_mut(&link) else {
+            return;
+        };
+        let LinkKind::Overlay { local, remote } = entry.kind else {
+            return;
+        };
         if !same_tag(tag, &hello_tag(&self.secret, &remote, &local)) {
             let text = "a network peer does not know this session's secret";
             self.refuse(link, Rejection::new(Code::NotMember, "S5", text));
@@ -146,8 +172,12 @@ impl Session {
     }
 
     fn send_proof(&mut self, link: LinkId, now: Instant) {
-        let Some(entry) = self.links.get_mut(&link) else { return };
-        let LinkKind::Overlay { local, remote } = entry.kind else { return };
+        let Some(entry) = self.links.get_mut(&link) else {
+            return;
+        };
+        let LinkKind::Overlay { local, remote } = entry.kind else {
+            return;
+        };
         entry.handshake = Handshake::Proof;
         let iat = self.wall(now);
         let sid = self.invitation.subject.sid;
@@ -162,13 +192,29 @@ impl Session {
             exp: iat.plus_seconds(HELLO_LIFETIME_SECONDS),
         };
         match sign(hello, &self.key) {
-            Ok(hello) => self.transmit(link, &Frame::Proof { sid, inv: self.inv, auth: hello.text().to_string() }),
+            Ok(hello) => self.transmit(
+                link,
+                &Frame::Proof {
+                    sid,
+                    inv: self.inv,
+                    auth: hello.text().to_string(),
+                },
+            ),
             Err(rejection) => self.alarm(&format!("our own link proof is refused: {rejection}")),
         }
     }
 
-    fn handle_proof(&mut self, link: LinkId, sid: &B64<32>, inv: Digest, auth: String, now: Instant) {
-        let Some(entry) = self.links.get(&link) else { return };
+    fn handle_proof(
+        &mut self,
+        link: LinkId,
+        sid: &B64<32>,
+        inv: Digest,
+        auth: String,
+        now: Instant,
+    ) {
+        let Some(entry) = self.links.get(&link) else {
+            return;
+        };
         match entry.handshake {
             Handshake::Proof => {}
             Handshake::Resolving { .. } | Handshake::Proven(_) => return,
@@ -219,8 +265,18 @@ impl Session {
         let hello = hello.verify(keys, at)?;
         self.check_pinned(&did, hello.key().thumbprint())?;
         let kind = self.links.get(&link).map(|entry| entry.kind);
-        if kind != Some(LinkKind::Overlay { local: hello.remote, remote: hello.local }) {
-            return Err(Rejection::new(Code::Peer, "S5", "a link proof was made for another connection").about(did));
+        if kind
+            != Some(LinkKind::Overlay {
+                local: hello.remote,
+                remote: hello.local,
+            })
+        {
+            return Err(Rejection::new(
+                Code::Peer,
+                "S5",
+                "a link proof was made for another connection",
+            )
+            .about(did));
         }
         if inv != self.inv {
             self.split(&did, inv, now);
@@ -239,9 +295,16 @@ impl Session {
     }
 
     fn link_proven(&mut self, link: LinkId, who: Proven, did: &Did) -> Result<(), Rejection> {
-        let same = self.links.values().filter(|entry| entry.proven() == Some(&who) && !entry.is_tunnel()).count();
+        let same = self
+            .links
+            .values()
+            .filter(|entry| entry.proven() == Some(&who) && !entry.is_tunnel())
+            .count();
         if same >= MAX_LINKS_PER_PARTY {
-            return Err(Rejection::new(Code::Overflow, "S5", "has more links than a party needs").about(did.clone()));
+            return Err(
+                Rejection::new(Code::Overflow, "S5", "has more links than a party needs")
+                    .about(did.clone()),
+            );
         }
         if let Some(entry) = self.links.get_mut(&link) {
             entry.handshake = Handshake::Proven(who);
@@ -256,7 +319,9 @@ impl Session {
             if let Some(entry) = self.links.get_mut(&link) {
                 entry.handshake = Handshake::Proof;
             }
-            let Ok(hello) = Unverified::<Hello>::parse(&auth) else { continue };
+            let Ok(hello) = Unverified::<Hello>::parse(&auth) else {
+                continue;
+            };
             let (sid, inv) = (hello.claims_unproven().sid, hello.claims_unproven().inv);
             self.handle_proof(link, &sid, inv, auth, now);
         }
@@ -271,22 +336,36 @@ impl Session {
     }
 
     fn links_waiting_for(&self, did: &Did) -> Vec<(LinkId, String)> {
-        let waiting = self.links.iter().filter_map(|(id, link)| match &link.handshake {
-            Handshake::Resolving { auth } => Some((*id, auth.clone())),
-            _ => None,
-        });
-        waiting.filter(|(_, auth)| Unverified::<Hello>::parse(auth).is_ok_and(|hello| hello.issuer() == did)).collect()
+        let waiting = self
+            .links
+            .iter()
+            .filter_map(|(id, link)| match &link.handshake {
+                Handshake::Resolving { auth } => Some((*id, auth.clone())),
+                _ => None,
+            });
+        waiting
+            .filter(|(_, auth)| {
+                Unverified::<Hello>::parse(auth).is_ok_and(|hello| hello.issuer() == did)
+            })
+            .collect()
     }
 
     /// Tells the other end what we hold.
     pub(super) fn announce(&mut self, link: LinkId) {
-        let Some(entry) = self.links.get(&link) else { return };
+        let Some(entry) = self.links.get(&link) else {
+            return;
+        };
         if !matches!(entry.proven(), Some(Proven::Party(_))) {
             return;
         }
         let digests = self.ledger.announced_to(entry.pid(), &self.linked());
         for chunk in digests.chunks(MAX_DIGESTS) {
-            self.transmit(link, &Frame::Have { digests: chunk.to_vec() });
+            self.transmit(
+                link,
+                &Frame::Have {
+                    digests: chunk.to_vec(),
+                },
+            );
         }
     }
 
@@ -310,14 +389,19 @@ impl Session {
         let proven = |(id, link): (&LinkId, &Link)| link.pid().map(|_| *id);
         #[cfg(feature = "broken-variants")]
         if self.is_weak(super::Weakness::NondeterministicOrder) {
-            let shuffled: std::collections::HashSet<LinkId> = self.links.iter().filter_map(proven).collect();
+            let shuffled: std::collections::HashSet<LinkId> =
+                self.links.iter().filter_map(proven).collect();
             return shuffled.into_iter().collect();
         }
         self.links.iter().filter_map(proven).collect()
     }
 
     fn handle_have(&mut self, link: LinkId, digests: &[Digest]) {
-        let wanted: Vec<Digest> = digests.iter().filter(|digest| self.ledger.wants(digest)).copied().collect();
+        let wanted: Vec<Digest> = digests
+            .iter()
+            .filter(|digest| self.ledger.wants(digest))
+            .copied()
+            .collect();
         if !wanted.is_empty() {
             self.transmit(link, &Frame::Want { digests: wanted });
         }
@@ -325,7 +409,10 @@ impl Session {
 
     fn handle_want(&mut self, link: LinkId, digests: &[Digest]) {
         let digests: BTreeSet<&Digest> = digests.iter().collect();
-        let texts: Vec<Arc<str>> = digests.into_iter().filter_map(|digest| self.ledger.text(digest).cloned()).collect();
+        let texts: Vec<Arc<str>> = digests
+            .into_iter()
+            .filter_map(|digest| self.ledger.text(digest).cloned())
+            .collect();
         self.send_statements(link, &texts);
     }
 
@@ -334,8 +421,15 @@ impl Session {
         let mut jws = Vec::new();
         let mut bytes = 0;
         for text in texts {
-            if !jws.is_empty() && (bytes + text.len() > STATEMENTS_FRAME_BYTES || jws.len() == MAX_STATEMENTS) {
-                self.transmit(link, &Frame::Statements { jws: std::mem::take(&mut jws) });
+            if !jws.is_empty()
+                && (bytes + text.len() > STATEMENTS_FRAME_BYTES || jws.len() == MAX_STATEMENTS)
+            {
+                self.transmit(
+                    link,
+                    &Frame::Statements {
+                        jws: std::mem::take(&mut jws),
+                    },
+                );
                 bytes = 0;
             }
             bytes += text.len();
@@ -347,10 +441,15 @@ impl Session {
     }
 
     fn handle_signal(&mut self, link: LinkId, roster: Digest, data: &str) {
-        let Some(entry) = self.links.get(&link) else { return };
-        let (Some(from), peer) = (entry.pid(), entry.remote_peer()) else { return };
+        let Some(entry) = self.links.get(&link) else {
+            return;
+        };
+        let (Some(from), peer) = (entry.pid(), entry.remote_peer()) else {
+            return;
+        };
         // Only over the connection whose PeerId the party named in its join.
-        if peer.is_none() || peer != self.ledger.join(from).map(|join| join.peer) || from == self.me {
+        if peer.is_none() || peer != self.ledger.join(from).map(|join| join.peer) || from == self.me
+        {
             return;
         }
         let data = match base64url::decode(data) {
@@ -374,7 +473,10 @@ impl Session {
 
     /// Closes links whose handshake takes too long.
     pub(super) fn close_slow_links(&mut self, now: Instant) {
-        let slow = self.links.iter().filter(|(_, link)| link.proven().is_none() && link.deadline <= now);
+        let slow = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.proven().is_none() && link.deadline <= now);
         for link in slow.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.close_link(link);
         }
@@ -400,7 +502,9 @@ impl Session {
     pub(super) fn transmit(&mut self, link: LinkId, frame: &Frame) {
         // Whatever does not fit is announced again later.
         let bytes = frame.encode();
-        if self.transmits.len() < MAX_TRANSMITS && self.transmit_bytes + bytes.len() <= MAX_TRANSMIT_BYTES {
+        if self.transmits.len() < MAX_TRANSMITS
+            && self.transmit_bytes + bytes.len() <= MAX_TRANSMIT_BYTES
+        {
             self.transmit_bytes += bytes.len();
             self.transmits.push_back((link, bytes));
             self.usage.transmits = self.usage.transmits.max(self.transmits.len());

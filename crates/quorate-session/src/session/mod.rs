@@ -22,7 +22,8 @@ mod statements;
 mod views;
 
 pub use api::{
-    Event, MeshPlan, Misuse, Outcome, PartyView, PeerPlan, PersistToken, Phase, ProgramReport, Setup, State, Usage,
+    Event, MeshPlan, Misuse, Outcome, PartyView, PeerPlan, PersistToken, Phase, ProgramReport,
+    Setup, State, Usage,
 };
 
 use crate::{
@@ -92,9 +93,9 @@ enum Stage {
 
 /// The deadlines of the invitation on the monotonic clock, so that a clock jump has no effect.
 struct Deadlines {
-    join_by: Instant,
-    start_by: Instant,
-    end_by: Instant,
+    join: Instant,
+    start: Instant,
+    end: Instant,
 }
 
 /// What is known about a DID's keys.
@@ -109,9 +110,15 @@ struct Held {
     deadline: Instant,
 }
 
+#[derive(Clone, Copy)]
 enum HeldWhat {
-    Join { iat: UnixTime },
-    Confirm { roster: Digest, iat: UnixTime },
+    Join {
+        iat: UnixTime,
+    },
+    Confirm {
+        roster: Digest,
+        iat: UnixTime,
+    },
     /// Only worth storing; nothing waits for it.
     Nothing,
 }

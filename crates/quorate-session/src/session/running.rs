@@ -6,7 +6,9 @@
 //! ```
 //! A control stream may break and come again; only silence counts. A party that has sent its receipt may be silent.
 
-use super::{Deadlines, Event, HeldWhat, Outcome, Phase, ProgramReport, Session, Stage, State, weak};
+use super::{
+    Deadlines, Event, HeldWhat, Outcome, Phase, ProgramReport, Session, Stage, State, weak,
+};
 use crate::{
     limits::{PEER_SILENCE, PING_INTERVAL, RECEIPT_LINGER, RECEIPT_WAIT},
     link::{Frame, LinkId},
@@ -73,7 +75,9 @@ impl Mesh {
 
     pub fn own_phase(&self) -> Option<Phase> {
         match &self.program {
-            Program::Running { connected: true, .. } => Some(Phase::Connected),
+            Program::Running {
+                connected: true, ..
+            } => Some(Phase::Connected),
             Program::Ended => Some(Phase::Finished),
             _ => None,
         }
@@ -96,19 +100,27 @@ impl Mesh {
     }
 
     fn is_silent(&self, pid: Pid, now: Instant) -> bool {
-        self.contacts.get(&pid).is_some_and(|contact| now.saturating_duration_since(contact.heard) >= PEER_SILENCE)
+        self.contacts
+            .get(&pid)
+            .is_some_and(|contact| now.saturating_duration_since(contact.heard) >= PEER_SILENCE)
     }
 
     pub fn timeouts(&self, deadlines: &Deadlines) -> Vec<(Instant, &'static str)> {
         let mut timeouts = vec![(self.ping_at, "ping")];
-        timeouts.extend(self.contacts.values().map(|contact| (contact.heard + PEER_SILENCE, "a party is silent")));
+        timeouts.extend(
+            self.contacts
+                .values()
+                .map(|contact| (contact.heard + PEER_SILENCE, "a party is silent")),
+        );
         timeouts.extend(self.finish_at.map(|at| (at, "receipts")));
         timeouts.push(match self.program {
-            Program::Waiting => (deadlines.start_by, "all have to be ready"),
-            Program::Running { .. } | Program::Ended => (deadlines.end_by, "the session's end"),
+            Program::Waiting => (deadlines.start, "all have to be ready"),
+            Program::Running { .. } | Program::Ended => (deadlines.end, "the session's end"),
         });
         // A silent party that has its receipt is not acted upon; its time must not wake us for ever.
-        timeouts.retain(|(at, what)| *what != "a party is silent" || self.ping_at <= *at || !self.is_ended());
+        timeouts.retain(|(at, what)| {
+            *what != "a party is silent" || self.ping_at <= *at || !self.is_ended()
+        });
         timeouts
     }
 }
@@ -117,11 +129,19 @@ impl Session {
     /// Authenticated data was exchanged with every party inside the mesh of `roster`, and the guard listens.
     pub fn handle_mesh_ready(&mut self, roster: Digest, at: UnixTime, now: Instant) {
         self.set_clock(at, now);
-        let Stage::Meshed(agreement, mesh) = &mut self.stage else { return };
+        let Stage::Meshed(agreement, mesh) = &mut self.stage else {
+            return;
+        };
         if agreement.roster.digest() != roster || mesh.ready.is_some() {
             return;
         }
-        let ready = Ready { v: PROTOCOL_VERSION, iss: self.key.did(), inv: self.inv, roster, iat: at };
+        let ready = Ready {
+            v: PROTOCOL_VERSION,
+            iss: self.key.did(),
+            inv: self.inv,
+            roster,
+            iat: at,
+        };
         match sign(ready, &self.key) {
             Ok(ready) => {
                 mesh.ready = Some(ready.text().clone());
@@ -144,12 +164,21 @@ impl Session {
             let start = *start;
             match report {
                 ProgramReport::Connected => *connected = true,
-                ProgramReport::Exited { code: 0, signal: None, bytes_sent, .. } => {
+                ProgramReport::Exited {
+                    code: 0,
+                    signal: None,
+                    bytes_sent,
+                    ..
+                } => {
                     mesh.program = Program::Ended;
                     self.sign_receipt(ReceiptOutcome::Done, start, Some(0), bytes_sent, now);
                 }
-                ProgramReport::Exited { code, signal, note, .. } => {
-                    let how = signal.map_or(format!("exit code {code}"), |signal| format!("signal {signal}"));
+                ProgramReport::Exited {
+                    code, signal, note, ..
+                } => {
+                    let how = signal.map_or(format!("exit code {code}"), |signal| {
+                        format!("signal {signal}")
+                    });
                     let text = format!("its program ended with {how}: {note}");
                     self.fail(Code::ProgramFailed, Some(self.me), &text, true, now);
                 }
@@ -160,8 +189,14 @@ impl Session {
 
     /// Sends our ready, if there is one, over a tunnel link.
     pub(super) fn send_ready(&mut self, link: LinkId) {
-        let Stage::Meshed(_, mesh) = &self.stage else { return };
-        if !self.links.get(&link).is_some_and(crate::link::Link::is_tunnel) {
+        let Stage::Meshed(_, mesh) = &self.stage else {
+            return;
+        };
+        if !self
+            .links
+            .get(&link)
+            .is_some_and(crate::link::Link::is_tunnel)
+        {
             return;
         }
         if let Some(text) = mesh.ready.clone() {
@@ -171,12 +206,15 @@ impl Session {
 
     /// A ready counts only through the tunnel of its issuer, for the mesh that stands.
     pub(super) fn handle_ready(&mut self, link: LinkId, ready: &Verified<Ready>) {
-        let Some(entry) = self.links.get(&link) else { return };
+        let Some(entry) = self.links.get(&link) else {
+            return;
+        };
         let issuer = self.invitation.subject.pid_of(&ready.iss);
         let through_own_tunnel = entry.is_tunnel() && entry.pid() == issuer;
         if !through_own_tunnel && !weak!(self, AcceptReadyFromOverlay) {
             let text = "a ready that did not come through the tunnel of its party";
-            let rejection = quorate_identity::Rejection::new(Code::NotMember, "S8", text).about(ready.iss.clone());
+            let rejection = quorate_identity::Rejection::new(Code::NotMember, "S8", text)
+                .about(ready.iss.clone());
             return self.refuse_and_strike(link, rejection);
         }
         if let (Stage::Meshed(agreement, mesh), Some(pid)) = (&mut self.stage, issuer)
@@ -189,7 +227,14 @@ impl Session {
     /// Something came through the tunnel of `pid`.
     pub(super) fn note_heard(&mut self, pid: Pid, now: Instant) {
         if let Stage::Meshed(_, mesh) = &mut self.stage {
-            mesh.contacts.entry(pid).or_insert(Contact { heard: now, ping: None, rtt: None }).heard = now;
+            mesh.contacts
+                .entry(pid)
+                .or_insert(Contact {
+                    heard: now,
+                    ping: None,
+                    rtt: None,
+                })
+                .heard = now;
         }
     }
 
@@ -207,13 +252,22 @@ impl Session {
     pub(super) fn start(&mut self, now: Instant) {
         let (all, at) = (self.pids().count(), self.wall(now));
         let others: Vec<Pid> = self.others().collect();
-        let Stage::Meshed(_, mesh) = &mut self.stage else { return };
+        let Stage::Meshed(_, mesh) = &mut self.stage else {
+            return;
+        };
         if !matches!(mesh.program, Program::Waiting) || mesh.readies.len() != all {
             return;
         }
-        mesh.program = Program::Running { start: at, connected: false };
+        mesh.program = Program::Running {
+            start: at,
+            connected: false,
+        };
         for pid in others {
-            mesh.contacts.entry(pid).or_insert(Contact { heard: now, ping: None, rtt: None });
+            mesh.contacts.entry(pid).or_insert(Contact {
+                heard: now,
+                ping: None,
+                rtt: None,
+            });
         }
         self.stored.runs += 1;
         self.persist(HeldWhat::Nothing, now);
@@ -223,32 +277,50 @@ impl Session {
 
     /// Pings, silence and the deadlines of a mesh.
     pub(super) fn expire_mesh(&mut self, now: Instant) {
-        let Stage::Meshed(_, mesh) = &mut self.stage else { return };
+        let Stage::Meshed(_, mesh) = &mut self.stage else {
+            return;
+        };
         if mesh.ping_at <= now {
             mesh.ping_at = now + PING_INTERVAL;
             self.ping_all(now);
         }
-        let Stage::Meshed(_, mesh) = &self.stage else { return };
+        let Stage::Meshed(_, mesh) = &self.stage else {
+            return;
+        };
         if !mesh.is_ended()
-            && let Some(pid) = self.others().find(|pid| mesh.is_silent(*pid, now) && !self.has_receipt(*pid))
+            && let Some(pid) = self
+                .others()
+                .find(|pid| mesh.is_silent(*pid, now) && !self.has_receipt(*pid))
         {
-            let text = format!("nothing was heard from party {pid} for {} s", PEER_SILENCE.as_secs());
+            let text = format!(
+                "nothing was heard from party {pid} for {} s",
+                PEER_SILENCE.as_secs()
+            );
             return self.fail(Code::PartyLeft, Some(pid), &text, true, now);
         }
         match &mesh.program {
-            Program::Waiting if now >= self.deadlines.start_by => self.fail_to_start(now),
-            Program::Running { .. } if now >= self.deadlines.end_by => {
-                self.fail(Code::Time, None, "the latest end of the session has passed", true, now);
+            Program::Waiting if now >= self.deadlines.start => self.fail_to_start(now),
+            Program::Running { .. } if now >= self.deadlines.end => {
+                self.fail(
+                    Code::Time,
+                    None,
+                    "the latest end of the session has passed",
+                    true,
+                    now,
+                );
             }
-            Program::Ended if now >= self.deadlines.end_by => self.close_finished(now),
+            Program::Ended if now >= self.deadlines.end => self.close_finished(now),
             _ => {}
         }
     }
 
     fn ping_all(&mut self, now: Instant) {
         let tunnels = self.links.iter().filter(|(_, link)| link.is_tunnel());
-        let tunnels: Vec<(LinkId, Option<Pid>)> = tunnels.map(|(id, link)| (*id, link.pid())).collect();
-        let Stage::Meshed(_, mesh) = &mut self.stage else { return };
+        let tunnels: Vec<(LinkId, Option<Pid>)> =
+            tunnels.map(|(id, link)| (*id, link.pid())).collect();
+        let Stage::Meshed(_, mesh) = &mut self.stage else {
+            return;
+        };
         let mut pings = Vec::new();
         for (link, pid) in tunnels {
             let n = mesh.next_ping;
@@ -264,7 +336,8 @@ impl Session {
     }
 
     fn has_receipt(&self, pid: Pid) -> bool {
-        self.roster().is_some_and(|roster| self.ledger.receipt(pid, &roster).is_some())
+        self.roster()
+            .is_some_and(|roster| self.ledger.receipt(pid, &roster).is_some())
     }
 
     /// Signs what we saw and sends it to everybody.
@@ -276,7 +349,9 @@ impl Session {
         bytes: Option<u64>,
         now: Instant,
     ) {
-        let (Some(roster), end) = (self.roster(), self.wall(now)) else { return };
+        let (Some(roster), end) = (self.roster(), self.wall(now)) else {
+            return;
+        };
         let receipt = Receipt {
             v: PROTOCOL_VERSION,
             iss: self.key.did(),
@@ -292,7 +367,7 @@ impl Session {
             iat: end,
         };
         match sign(receipt, &self.key) {
-            Ok(receipt) => self.publish(Statement::Receipt(Box::new(receipt)), now),
+            Ok(receipt) => self.publish(&Statement::Receipt(Box::new(receipt)), now),
             Err(rejection) => self.alarm(&format!("our own receipt is refused: {rejection}")),
         }
     }
@@ -300,8 +375,13 @@ impl Session {
     /// Ends the session when nobody computes any more.
     pub(super) fn finish(&mut self, now: Instant) {
         self.finish_failed(now);
-        let missing: Vec<Pid> = self.others().filter(|pid| !self.has_receipt(*pid)).collect();
-        let Stage::Meshed(_, mesh) = &mut self.stage else { return };
+        let missing: Vec<Pid> = self
+            .others()
+            .filter(|pid| !self.has_receipt(*pid))
+            .collect();
+        let Stage::Meshed(_, mesh) = &mut self.stage else {
+            return;
+        };
         if !mesh.is_ended() {
             return;
         }
@@ -318,8 +398,15 @@ impl Session {
 
     fn close_finished(&mut self, now: Instant) {
         let Some(roster) = self.roster() else { return };
-        let exits = self.pids().map(|pid| self.ledger.receipt(pid, &roster).and_then(|receipt| receipt.exit));
-        let outcome = Outcome::Finished { exits: exits.collect(), receipts: self.ledger.receipt_texts(&roster) };
+        let exits = self.pids().map(|pid| {
+            self.ledger
+                .receipt(pid, &roster)
+                .and_then(|receipt| receipt.exit)
+        });
+        let outcome = Outcome::Finished {
+            exits: exits.collect(),
+            receipts: self.ledger.receipt_texts(&roster),
+        };
         self.emit(Event::Uninstall);
         self.close(outcome, Some(Closure::Finished), now);
     }

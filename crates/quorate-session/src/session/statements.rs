@@ -31,7 +31,7 @@ impl Session {
         if *verified.issuer() == self.key.did() && !matches!(verified, Statement::Cancel(_)) {
             return self.handle_own(link, &verified, now);
         }
-        self.admit(link, verified, now);
+        self.admit(link, &verified, now);
     }
 
     /// Statements of `did` that waited for its keys.
@@ -54,8 +54,12 @@ impl Session {
     ) -> Result<Option<Statement>, Rejection> {
         let parsed = Parsed::parse(&text)?;
         let issuer = parsed.issuer().clone();
-        if parsed.invitation() != self.inv && !(weak!(self, NoJoinCheck) && matches!(parsed, Parsed::Join(_))) {
-            return Err(Rejection::new(Code::Stale, "S4", "a statement of another session").about(issuer));
+        if parsed.invitation() != self.inv
+            && !(weak!(self, NoJoinCheck) && matches!(parsed, Parsed::Join(_)))
+        {
+            return Err(
+                Rejection::new(Code::Stale, "S4", "a statement of another session").about(issuer),
+            );
         }
         if self.ledger.contains(&parsed.digest()) {
             if weak!(self, AlarmOnRepeat) {
@@ -90,55 +94,92 @@ impl Session {
         let (code, text) = match parsed {
             Parsed::Cancel(_) => (Code::NotIssuer, "a cancel that is not by the organizer"),
             Parsed::Abort(_) => (Code::NotIssuer, "an abort by somebody who is not a party"),
-            _ => (Code::NotMember, "a statement by somebody who is not a party"),
+            _ => (
+                Code::NotMember,
+                "a statement by somebody who is not a party",
+            ),
         };
         Err(Rejection::new(code, "S5", text).about(issuer.clone()))
     }
 
     /// C9: a party's statements count only with a key that the invitation pins.
     pub(super) fn check_pinned(&self, did: &Did, thumbprint: Digest) -> Result<(), Rejection> {
-        let Some(pid) = self.invitation.subject.pid_of(did) else { return Ok(()) };
-        if self.invitation.subject.parties[pid.index()].keys.contains(&thumbprint) {
+        let Some(pid) = self.invitation.subject.pid_of(did) else {
+            return Ok(());
+        };
+        if self.invitation.subject.parties[pid.index()]
+            .keys
+            .contains(&thumbprint)
+        {
             return Ok(());
         }
-        Err(Rejection::new(Code::Kid, "C9", "signed by a key that the invitation does not pin").about(did.clone()))
+        Err(Rejection::new(
+            Code::Kid,
+            "C9",
+            "signed by a key that the invitation does not pin",
+        )
+        .about(did.clone()))
     }
 
     /// A statement under our own DID that we did not just make.
     fn handle_own(&mut self, link: LinkId, statement: &Statement, now: Instant) {
-        let Statement::Join(join) = statement else { return };
+        let Statement::Join(join) = statement else {
+            return;
+        };
         if join.epoch >= self.stored.epoch {
             let text = "a join under your identity that this session did not make";
             self.alarm_identity(join, text);
             return self.fail(Code::IdentityElsewhere, Some(self.me), text, true, now);
         }
         // An older join is our own before a crash, unless the one who made it is alive at the other end.
-        if self.links.get(&link).is_some_and(|link| link.pid() == Some(self.me)) {
+        if self
+            .links
+            .get(&link)
+            .is_some_and(|link| link.pid() == Some(self.me))
+        {
             let text = "this identity already takes part from another place";
             self.fail(Code::AlreadyJoined, Some(self.me), text, false, now);
         }
     }
 
     fn alarm_identity(&mut self, join: &Verified<Join>, text: &str) {
-        let own = self.ledger.join(self.me).map(|own| own.text().to_string()).unwrap_or_default();
-        self.emit(Event::Evidence { pid: self.me, statements: [own, join.text().to_string()] });
+        let own = self
+            .ledger
+            .join(self.me)
+            .map(|own| own.text().to_string())
+            .unwrap_or_default();
+        self.emit(Event::Evidence {
+            pid: self.me,
+            statements: [own, join.text().to_string()],
+        });
         let rejection = Rejection::new(Code::IdentityElsewhere, "S4", text).about(join.iss.clone());
-        self.emit(Event::Refused { link: None, from: Some(join.iss.clone()), rejection });
+        self.emit(Event::Refused {
+            link: None,
+            from: Some(join.iss.clone()),
+            rejection,
+        });
     }
 
-    fn admit(&mut self, link: LinkId, statement: Statement, now: Instant) {
-        let pid = self.invitation.subject.pid_of(statement.issuer()).unwrap_or(self.me);
+    fn admit(&mut self, link: LinkId, statement: &Statement, now: Instant) {
+        let pid = self
+            .invitation
+            .subject
+            .pid_of(statement.issuer())
+            .unwrap_or(self.me);
         let at = self.wall(now);
-        match self.ledger.admit(&statement, pid, at) {
+        match self.ledger.admit(statement, pid, at) {
             Ok(Admission::Known) => {}
             Ok(Admission::New) => {
-                if let Statement::Confirm(confirm) = &statement {
+                if let Statement::Confirm(confirm) = statement {
                     self.compare_confirm(link, pid, confirm);
                 }
-                self.pass_on(&statement, Some(link));
+                self.pass_on(statement, Some(link));
             }
             Ok(Admission::Equivocation(first, second)) => {
-                self.emit(Event::Evidence { pid, statements: [first.to_string(), second.to_string()] });
+                self.emit(Event::Evidence {
+                    pid,
+                    statements: [first.to_string(), second.to_string()],
+                });
                 for other in self.proven_links() {
                     self.send_statements(other, &[first.clone(), second.clone()]);
                 }
@@ -151,7 +192,10 @@ impl Session {
 
     /// A member that floods is struck on its own link; one that passes on what others sign is not.
     fn refuse_admission(&mut self, link: LinkId, issuer: Pid, rejection: Rejection) {
-        let direct = self.links.get(&link).is_some_and(|link| link.pid() == Some(issuer));
+        let direct = self
+            .links
+            .get(&link)
+            .is_some_and(|link| link.pid() == Some(issuer));
         if direct && rejection.code != Code::Stale {
             self.refuse_and_strike(link, rejection);
         } else {
@@ -161,28 +205,42 @@ impl Session {
 
     /// A confirm of the same joins under another digest cannot heal; say so at once.
     fn compare_confirm(&mut self, link: LinkId, pid: Pid, confirm: &Verified<Confirm>) {
-        let Stage::Confirming(agreement) = &self.stage else { return };
+        let Stage::Confirming(agreement) = &self.stage else {
+            return;
+        };
         let roster = &agreement.roster;
         if confirm.roster != roster.digest() && confirm.joins == roster.joins() {
-            let text = format!("party {pid} confirms another roster of the same joins: it sees another key of a party");
-            self.refuse(link, Rejection::new(Code::RosterMismatch, "S6", text).about(confirm.iss.clone()));
+            let text = format!(
+                "party {pid} confirms another roster of the same joins: it sees another key of a party"
+            );
+            self.refuse(
+                link,
+                Rejection::new(Code::RosterMismatch, "S6", text).about(confirm.iss.clone()),
+            );
         }
     }
 
     /// Enters an own statement and sends it to everybody it is for.
-    pub(super) fn publish(&mut self, statement: Statement, now: Instant) {
+    pub(super) fn publish(&mut self, statement: &Statement, now: Instant) {
         let at = self.wall(now);
-        match self.ledger.admit(&statement, self.me, at) {
+        match self.ledger.admit(statement, self.me, at) {
             Ok(Admission::New | Admission::Known) => {}
-            Ok(Admission::Equivocation(..)) => return self.alarm("we would have signed two joins of one epoch"),
-            Err(rejection) => return self.alarm(&format!("our own statement is refused: {rejection}")),
+            Ok(Admission::Equivocation(..)) => {
+                return self.alarm("we would have signed two joins of one epoch");
+            }
+            Err(rejection) => {
+                return self.alarm(&format!("our own statement is refused: {rejection}"));
+            }
         }
-        let receiver = match &statement {
+        let receiver = match statement {
             Statement::Kem(kem) => Some(kem.to),
             _ => None,
         };
         let direct = |pid: Option<Pid>| receiver.is_none() || pid == receiver;
-        let reachable = self.links.values().any(|link| link.pid().is_some() && direct(link.pid()));
+        let reachable = self
+            .links
+            .values()
+            .any(|link| link.pid().is_some() && direct(link.pid()));
         for link in self.proven_links() {
             let pid = self.links.get(&link).and_then(crate::link::Link::pid);
             if direct(pid) || !reachable {
@@ -193,7 +251,10 @@ impl Session {
 
     /// Passes a verified statement on: what ends a session in full, the rest by name.
     fn pass_on(&mut self, statement: &Statement, from: Option<LinkId>) {
-        let urgent = matches!(statement, Statement::Abort(_) | Statement::Cancel(_) | Statement::Receipt(_));
+        let urgent = matches!(
+            statement,
+            Statement::Abort(_) | Statement::Cancel(_) | Statement::Receipt(_)
+        );
         let receiver = match statement {
             Statement::Kem(kem) => Some(kem.to),
             _ => None,
@@ -201,11 +262,20 @@ impl Session {
         if receiver == Some(self.me) {
             return;
         }
-        for link in self.proven_links().into_iter().filter(|link| Some(*link) != from) {
+        for link in self
+            .proven_links()
+            .into_iter()
+            .filter(|link| Some(*link) != from)
+        {
             if urgent {
                 self.send_statements(link, &[statement.text().clone()]);
             } else {
-                self.transmit(link, &Frame::Have { digests: vec![statement.digest()] });
+                self.transmit(
+                    link,
+                    &Frame::Have {
+                        digests: vec![statement.digest()],
+                    },
+                );
             }
         }
     }

@@ -46,7 +46,9 @@ impl Session {
     /// The roster that was confirmed and not given up.
     pub fn roster(&self) -> Option<Digest> {
         match &self.stage {
-            Stage::Confirming(agreement) | Stage::Meshed(agreement, _) => Some(agreement.roster.digest()),
+            Stage::Confirming(agreement) | Stage::Meshed(agreement, _) => {
+                Some(agreement.roster.digest())
+            }
             _ => None,
         }
     }
@@ -60,7 +62,10 @@ impl Session {
             phase: self.phases.get(&pid).copied().unwrap_or(Phase::Invited),
             waiting_for: self.waiting_for(pid),
         };
-        self.pids().zip(&self.invitation.subject.parties).map(view).collect()
+        self.pids()
+            .zip(&self.invitation.subject.parties)
+            .map(view)
+            .collect()
     }
 
     /// Round-trip time to a party through the tunnel, as last measured.
@@ -74,8 +79,16 @@ impl Session {
     /// Fill of the bounded queues.
     pub fn usage(&self) -> Usage {
         let (confirms, refused) = self.ledger.usage();
-        let outgoing = self.signals_out.values().map(std::collections::VecDeque::len).max();
-        let incoming = self.signals_in.values().map(std::collections::VecDeque::len).max();
+        let outgoing = self
+            .signals_out
+            .values()
+            .map(std::collections::VecDeque::len)
+            .max();
+        let incoming = self
+            .signals_in
+            .values()
+            .map(std::collections::VecDeque::len)
+            .max();
         Usage {
             links: self.links.len(),
             unresolved: self.unresolved.len(),
@@ -165,7 +178,8 @@ impl Session {
     pub(super) fn emit(&mut self, event: Event) {
         if self.events.len() >= MAX_EVENTS {
             // The driver does not drain; only what it can do without is dropped.
-            self.events.retain(|event| !matches!(event, Event::Refused { .. } | Event::Party { .. }));
+            self.events
+                .retain(|event| !matches!(event, Event::Refused { .. } | Event::Party { .. }));
         }
         self.events.push_back(event);
         self.usage.events = self.usage.events.max(self.events.len());
@@ -174,8 +188,16 @@ impl Session {
     pub(super) fn refuse(&mut self, link: LinkId, rejection: Rejection) {
         let from = rejection.whom.clone().or_else(|| {
             let pid = self.links.get(&link)?.pid()?;
-            self.invitation.subject.parties.get(pid.index()).map(|party| party.did.clone())
+            self.invitation
+                .subject
+                .parties
+                .get(pid.index())
+                .map(|party| party.did.clone())
         });
-        self.emit(Event::Refused { link: Some(link), from, rejection });
+        self.emit(Event::Refused {
+            link: Some(link),
+            from,
+            rejection,
+        });
     }
 }
