@@ -14,9 +14,11 @@
 mod atomic;
 mod home;
 mod identity;
+mod program_files;
 mod run_folder;
 
 pub use atomic::{read_bounded, remove_if_there, write_atomic, write_new};
 pub use home::Home;
 pub use identity::{IdentityFile, MAX_NAME_CHARS};
+pub use program_files::ProgramFiles;
 pub use run_folder::RunFolder;

@@ -14,8 +14,6 @@ use crate::Fault;
 
 /// Name of the lock inside; a folder whose lock is free belongs to nobody any more.
 const LOCK: &str = "lock";
-/// Lock in the parent folder that serialises making and sweeping.
-const MAKING: &str = ".making";
 /// How many leftover folders one sweep looks at.
 const MAX_SWEPT: usize = 1024;
 /// A lock that is a symbolic link is somebody's trick.
@@ -34,7 +32,7 @@ impl RunFolder {
     pub fn create(home: &Home, name: &str) -> Result<Self, Fault> {
         Home::ensure(home.run())?;
         // Held until our own lock is: another command's sweep must not meet a folder half made.
-        let _making = exclusive(&home.run().join(MAKING))?;
+        let _making = lock_folder(home.run())?;
         sweep(home.run());
         let folder = tempfile::Builder::new()
             .prefix(&format!("{name}-"))
@@ -66,6 +64,22 @@ impl Drop for RunFolder {
     }
 }
 
+/// Waits for the exclusive lock on a folder itself, which leaves no file behind.
+fn lock_folder(folder: &Path) -> Result<File, Fault> {
+    let opened = File::open(folder).map_err(|e| disk(folder, "cannot be opened", &e))?;
+    wait_for(opened, folder)
+}
+
+fn wait_for(lock: File, path: &Path) -> Result<File, Fault> {
+    flock(&lock, FlockOperation::LockExclusive).map_err(|e| {
+        Fault::new(
+            Code::State,
+            format!("{} cannot be locked: {e}", path.display()),
+        )
+    })?;
+    Ok(lock)
+}
+
 /// Opens (or makes) a lock file and waits for the exclusive lock; making a folder takes milliseconds.
 fn exclusive(path: &Path) -> Result<File, Fault> {
     let lock = OpenOptions::new()
@@ -77,13 +91,7 @@ fn exclusive(path: &Path) -> Result<File, Fault> {
         .custom_flags(NO_FOLLOW)
         .open(path)
         .map_err(|e| disk(path, "cannot be opened", &e))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(|e| {
-        Fault::new(
-            Code::State,
-            format!("{} cannot be locked: {e}", path.display()),
-        )
-    })?;
-    Ok(lock)
+    wait_for(lock, path)
 }
 
 /// Removes run folders whose owner is gone. A folder without our lock is not ours, or its owner is

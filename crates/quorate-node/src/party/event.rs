@@ -1,0 +1,106 @@
+//! What a party's run tells its user, as data: the command line makes words or JSON of it.
+
+use serde::Serialize;
+
+/// Something worth showing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum PartyEvent {
+    /// The overlay can be reached here.
+    Listening {
+        /// Multiaddresses.
+        addresses: Vec<String>,
+    },
+    /// The session reached a state.
+    State {
+        /// `joining`, `confirming`, `keyed`, `ready`, `running`, `closing`.
+        state: String,
+    },
+    /// A party reached a phase.
+    Party {
+        /// Its index.
+        index: u16,
+        /// The phase.
+        phase: String,
+    },
+    /// Who is waited for, repeated while it lasts.
+    Waiting {
+        /// Indexes of the parties.
+        parties: Vec<u16>,
+        /// For what.
+        #[serde(rename = "for")]
+        what: String,
+        /// Seconds since the wait began.
+        seconds: u64,
+    },
+    /// Every party signed the same roster.
+    Roster {
+        /// Its digest.
+        digest: String,
+    },
+    /// The mesh works: one report per pair of this party.
+    Mesh {
+        /// The links.
+        links: Vec<LinkReport>,
+    },
+    /// The path to a party changed.
+    Path {
+        /// Its index.
+        index: u16,
+        /// The word for the path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The program runs.
+    Program {
+        /// `started`, `connected`.
+        state: String,
+    },
+    /// The program is done; the bytes it sent, by its own count.
+    Finished {
+        /// Milliseconds, by its own clock.
+        elapsed_ms: u64,
+        /// Bytes sent to all parties.
+        bytes_sent: u64,
+    },
+    /// Something from outside was refused; the session goes on.
+    Refused {
+        /// The code.
+        code: String,
+        /// The cause.
+        detail: String,
+        /// Who, where known.
+        from: Option<String>,
+    },
+    /// Evidence that a party signed contradicting statements was kept.
+    Evidence {
+        /// The file.
+        file: String,
+    },
+    /// Something to know.
+    Note {
+        /// In words.
+        text: String,
+    },
+    /// All receipts that came in.
+    Receipts {
+        /// How many parties signed.
+        signed: usize,
+        /// Of how many.
+        parties: usize,
+    },
+    /// Everything made for the session was removed.
+    Cleaned,
+}
+
+/// One link of the mesh as this party sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkReport {
+    /// Index of the other party.
+    pub index: u16,
+    /// The word for the path.
+    pub path: String,
+    /// Round-trip time through the tunnel, in microseconds.
+    pub rtt_us: Option<u64>,
+}

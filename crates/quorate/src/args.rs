@@ -1,0 +1,212 @@
+//! What can be written on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Secure multiparty computation between people who name each other by DID.
+///
+/// An organizer signs an invitation, every party signs the same roster, fresh WireGuard keys make a
+/// private mesh, and each party's program runs on it. Nothing is left behind.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, max_term_width = 100, disable_help_subcommand = true, after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  quorate demo                                   three parties on this machine, a real computation
+  quorate id show                                your DID, for whoever invites you
+  quorate invite mpyc:secretsanta --with bo=did:key:z6Mk…,cleo=did:key:z6Mk… --out friday.quorate
+  quorate join friday.quorate                    look, agree, compute";
+
+/// Options of every command.
+#[derive(Debug, ClapArgs)]
+pub struct Global {
+    /// Keep everything below this folder instead of the XDG places.
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_HOME",
+        value_name = "DIR",
+        help_heading = "Everywhere"
+    )]
+    pub home: Option<PathBuf>,
+    /// Report as JSON: one document on stdout, or events (one a line) on stderr while waiting.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub json: bool,
+    /// Say more; twice for details, three times for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Everywhere")]
+    pub verbose: u8,
+    /// Say only what went wrong.
+    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    pub quiet: bool,
+    /// Colour on stderr.
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN", help_heading = "Everywhere")]
+    pub color: Colour,
+    /// Write diagnostics to this file instead of stderr.
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Everywhere")]
+    pub log_file: Option<PathBuf>,
+    /// Never ask; what would be asked is refused unless -y says yes.
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub no_input: bool,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On terminals, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a computation between parties on this machine, each a process of its own.
+    Demo(DemoArgs),
+    /// Show, make, export or import your identity.
+    Id(IdArgs),
+    /// Sign an invitation to a computation.
+    Invite(InviteArgs),
+    /// Take part in a computation.
+    Join(JoinArgs),
+    /// Check an invitation offline.
+    Verify(VerifyArgs),
+    /// Print the version of quorate and of what it speaks.
+    Version,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct DemoArgs {
+    /// `secretsanta`, `mean-income`, `vote`, or a file or folder with an MPyC program.
+    #[arg(default_value = "mpyc:secretsanta")]
+    pub program: String,
+    /// Number of parties.
+    #[arg(short = 'm', long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(3..=16))]
+    pub parties: u16,
+    /// Python with MPyC to use; without it, a private environment is made if none is found.
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// Arguments of the program, the same for all parties.
+    #[arg(last = true, value_name = "ARGS")]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct IdArgs {
+    #[command(subcommand)]
+    pub action: Option<IdAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum IdAction {
+    /// Print your DID; makes an identity at first use (the default).
+    Show,
+    /// Make an identity.
+    New {
+        /// What you call yourself; others see it beside your DID.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Replace the identity there is. It cannot be brought back without an export.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Write the secret key file, to move it to another machine.
+    Export {
+        /// Where to; the file is made private (0600) and must not exist.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Use the key of an exported file.
+    Import {
+        /// The exported file.
+        file: PathBuf,
+        /// Replace the identity there is.
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct InviteArgs {
+    /// `mpyc:NAME` for a program carried in quorate (secretsanta, mean-income, vote), a Python file,
+    /// or a folder with a `main.py`.
+    pub program: String,
+    /// The others: DIDs, each with a name before it if you like: `sud=did:key:z6Mk…`. Repeat, or
+    /// separate by commas; the order is the order of the parties.
+    #[arg(
+        long,
+        required = true,
+        value_name = "[NAME=]DID,…",
+        value_delimiter = ','
+    )]
+    pub with: Vec<String>,
+    /// Where to write the invitation; `-` for stdout. The file is not public: it lets its readers see
+    /// who is invited.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// What you call yourself in the invitation.
+    #[arg(long, value_name = "NAME")]
+    pub me: Option<String>,
+    /// Title of the session.
+    #[arg(long, value_name = "TITLE")]
+    pub name: Option<String>,
+    /// How long the others may take to join: 90s, 30m, 2h, 7d.
+    #[arg(long, default_value = "2h", value_name = "TIME", value_parser = crate::text::parse_duration)]
+    pub expires: std::time::Duration,
+    /// How many parties may pool what they see and still learn nothing: 1 up to below half.
+    #[arg(long, value_name = "T")]
+    pub threshold: Option<u16>,
+    /// Only sign; do not take part.
+    #[arg(long)]
+    pub issuer_only: bool,
+    /// Addresses at which a party can be reached, put into the file as hints.
+    #[arg(long, value_name = "ADDR")]
+    pub hint: Vec<String>,
+    /// Replace FILE if it exists.
+    #[arg(long)]
+    pub force: bool,
+    /// Arguments of the program that all parties see and sign.
+    #[arg(last = true, value_name = "PUBLIC ARGS")]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct JoinArgs {
+    /// The invitation; `-` for stdin.
+    pub file: PathBuf,
+    /// Your copy of the program, if it is not carried in quorate.
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+    /// Python with MPyC to use.
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// Agree without being asked.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// All parties are on this machine: use loopback only.
+    #[arg(long)]
+    pub local: bool,
+    /// Address of another party, such as /ip4/192.168.1.7/tcp/40123; repeat for more.
+    #[arg(long, value_name = "ADDR")]
+    pub at: Vec<String>,
+    /// End when the process that started this one ends.
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+    /// Your private arguments of the program; they stay on this machine.
+    #[arg(last = true, value_name = "PRIVATE ARGS")]
+    pub args: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct VerifyArgs {
+    /// The invitation; `-` for stdin.
+    pub file: PathBuf,
+}

@@ -1,0 +1,43 @@
+//! One module per command.
+
+pub mod demo;
+pub mod id;
+pub mod invite;
+pub mod join;
+pub mod verify;
+pub mod version;
+
+use std::io::Write;
+
+use quorate_node::files::Home;
+
+use crate::{args::Global, failure::Failure};
+
+/// The folders of this user, or those of `--home`.
+pub fn home(global: &Global) -> Result<Home, Failure> {
+    Ok(match &global.home {
+        Some(folder) => Home::below(folder),
+        None => Home::of_user()?,
+    })
+}
+
+/// One line of a report to stdout. A reader that closed its end early is not a failure of ours.
+pub fn print_stdout(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// What `quorate` alone prints.
+pub fn welcome() -> &'static str {
+    "\
+quorate: secure multiparty computation between people who name each other by DID
+
+  quorate demo        three parties on this machine, a real computation
+  quorate id show     your DID, for whoever invites you
+  quorate invite      sign an invitation
+  quorate join        take part
+  quorate verify      check an invitation
+
+  example   quorate demo
+  more      quorate --help"
+}

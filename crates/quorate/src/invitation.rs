@@ -1,0 +1,168 @@
+//! Reading and showing an invitation: the same for `verify` and `join`.
+
+use std::{
+    io::Read,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use quorate_identity::{Code, DidKeyResolver, Resolver, UnixTime, Unverified, Verified};
+use quorate_session::{Bundle, Invitation};
+
+use crate::{failure::Failure, text};
+
+/// Largest file that is read as an invitation, in bytes.
+const MAX_INPUT_BYTES: u64 = 128 * 1024;
+
+/// The wall clock.
+pub fn now() -> UnixTime {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixTime(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// An invitation whose signature holds, with what came along with it unsigned.
+pub struct Received {
+    pub invitation: Verified<Invitation>,
+    /// The rendezvous secret and address hints; a bare invitation has none.
+    pub bundle: Option<Bundle>,
+}
+
+/// Reads `path` (`-` for stdin) and verifies what is in it.
+pub fn receive(path: &Path) -> Result<Received, Failure> {
+    let text = read_text(path)?;
+    let text = text.trim();
+    let (jws, bundle) = if text.starts_with("quorate1:") {
+        let bundle = Bundle::parse(text)?;
+        (bundle.invitation.clone(), Some(bundle))
+    } else {
+        (text.to_owned(), None)
+    };
+    Ok(Received {
+        invitation: verify(&jws)?,
+        bundle,
+    })
+}
+
+/// Checks a bare invitation (compact JWS) against its issuer's keys and the clock.
+fn verify(jws: &str) -> Result<Verified<Invitation>, Failure> {
+    let unverified = Unverified::<Invitation>::parse(jws)?;
+    let issuer = unverified.issuer().clone();
+    let keys = DidKeyResolver.resolve(&issuer).ok_or_else(|| {
+        Failure::new(
+            Code::DidResolve,
+            format!("{issuer} cannot be resolved: only did:key is supported by this version"),
+        )
+    })??;
+    Ok(unverified.verify(&keys, now())?)
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let mut content = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin()
+            .lock()
+            .take(MAX_INPUT_BYTES + 1)
+            .read_to_end(&mut content)
+    } else {
+        std::fs::File::open(path)
+            .and_then(|f| f.take(MAX_INPUT_BYTES + 1).read_to_end(&mut content))
+    };
+    read.map_err(|e| {
+        Failure::new(
+            Code::Usage,
+            format!("{} cannot be read: {e}", path.display()),
+        )
+        .hint("give the invitation's file, or - for stdin")
+    })?;
+    if content.len() as u64 > MAX_INPUT_BYTES {
+        return Err(Failure::new(
+            Code::Format,
+            format!(
+                "larger than {} KiB: not an invitation",
+                MAX_INPUT_BYTES / 1024
+            ),
+        ));
+    }
+    String::from_utf8(content)
+        .map_err(|_| Failure::new(Code::Format, "not text: not an invitation"))
+}
+
+/// What the invitation says, line by line; every word of the organizer escaped.
+pub fn describe(invitation: &Verified<Invitation>) -> Vec<String> {
+    let subject = &invitation.subject;
+    let issuer_name = subject
+        .parties
+        .iter()
+        .find(|p| p.did == invitation.issuer)
+        .map_or(String::new(), |p| format!("{}  ", text::foreign(&p.name)));
+    let left = subject.time.join_by.0 - now().0;
+    let mut lines = vec![
+        text::row(
+            "invitation",
+            &format!(
+                "{:?} from {issuer_name}{}",
+                text::foreign(&subject.title),
+                invitation.issuer
+            ),
+        ),
+        text::row(
+            "",
+            &format!(
+                "signature valid · join within {} · digest {}",
+                text::duration(left),
+                invitation.digest()
+            ),
+        ),
+        text::row(
+            "program",
+            &format!(
+                "{}  {}   MPyC {}",
+                text::foreign(&subject.program.entry),
+                short(&subject.program.manifest.to_string()),
+                subject.mpc.version
+            ),
+        ),
+    ];
+    if !subject.program.args.is_empty() {
+        lines.push(text::row(
+            "arguments",
+            &text::foreign(&subject.program.args.join(" ")),
+        ));
+    }
+    lines.push(text::row(
+        "parties",
+        &format!(
+            "{}, threshold {}: {}",
+            subject.mpc.m,
+            subject.mpc.t,
+            meaning_of_threshold(subject.mpc.t)
+        ),
+    ));
+    for (index, party) in subject.parties.iter().enumerate() {
+        lines.push(text::row(
+            "",
+            &format!("{index}  {}  {}", text::foreign(&party.name), party.did),
+        ));
+    }
+    lines
+}
+
+fn meaning_of_threshold(t: u16) -> String {
+    match t {
+        0 => "NOTHING protects the inputs".into(),
+        1 => "no single party learns another's input".into(),
+        t => format!("no {t} parties together learn another's input"),
+    }
+}
+
+/// The beginning and end of a digest, for a line on a screen.
+pub fn short(digest: &str) -> String {
+    match digest.split_once(':') {
+        Some((name, hex)) if hex.len() > 12 => {
+            format!("{name} {}…{}", &hex[..4], &hex[hex.len() - 4..])
+        }
+        _ => digest.to_owned(),
+    }
+}

@@ -1,0 +1,214 @@
+//! What a running session tells its user: lines for people, or one JSON object a line.
+
+use quorate_identity::Verified;
+use quorate_node::party::PartyEvent;
+use quorate_session::Invitation;
+use serde_json::{Value, json};
+
+use crate::{args::Global, text};
+
+/// Names of schemas are URLs that do not move.
+pub fn schema(name: &str) -> String {
+    format!("https://quorate.org/schemas/v1/{name}.json")
+}
+
+/// Shows the events of one party's session.
+pub struct Report {
+    json: bool,
+    quiet: bool,
+    names: Vec<String>,
+    me: usize,
+    program: String,
+    bytes_sent: Option<u64>,
+    elapsed_ms: Option<u64>,
+    shown_addresses: bool,
+}
+
+impl Report {
+    pub fn new(global: &Global, invitation: &Verified<Invitation>, me: usize) -> Self {
+        let subject = &invitation.subject;
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            names: subject
+                .parties
+                .iter()
+                .map(|p| text::foreign(&p.name))
+                .collect(),
+            me,
+            program: text::foreign(&subject.program.entry),
+            bytes_sent: None,
+            elapsed_ms: None,
+            shown_addresses: false,
+        }
+    }
+
+    /// Shows one event.
+    pub fn show(&mut self, event: &PartyEvent) {
+        if let PartyEvent::Finished {
+            elapsed_ms,
+            bytes_sent,
+        } = event
+        {
+            self.elapsed_ms = Some(*elapsed_ms);
+            self.bytes_sent = Some(*bytes_sent);
+        }
+        if self.json {
+            let mut value =
+                serde_json::to_value(event).unwrap_or_else(|_| json!({"event": "unprintable"}));
+            if let Value::Object(members) = &mut value {
+                members.insert("schema".into(), schema("event").into());
+            }
+            text::say(value);
+        } else if !self.quiet
+            && let Some(line) = self.line(event)
+        {
+            text::say(line);
+        }
+    }
+
+    /// The line for the end of a good run.
+    pub fn finished(&self, receipts: usize) {
+        if self.json {
+            text::say(
+                json!({"schema": schema("event"), "event": "ended", "outcome": "finished",
+                "receipts": receipts, "parties": self.names.len(), "elapsed_ms": self.elapsed_ms, "bytes_sent": self.bytes_sent}),
+            );
+        } else if !self.quiet {
+            text::say(text::row("finished", &self.summary(receipts)));
+        }
+    }
+
+    fn summary(&self, receipts: usize) -> String {
+        let mut parts = Vec::new();
+        if let Some(ms) = self.elapsed_ms {
+            parts.push(format!("{}.{} s", ms / 1000, ms % 1000 / 100));
+        }
+        if let Some(bytes) = self.bytes_sent {
+            parts.push(format!("{} sent by this party", text::bytes(bytes)));
+        }
+        parts.push(format!("receipts {receipts}/{}", self.names.len()));
+        parts.join(" · ")
+    }
+
+    fn line(&mut self, event: &PartyEvent) -> Option<String> {
+        Some(match event {
+            PartyEvent::Listening { addresses } => {
+                if self.shown_addresses || addresses.is_empty() {
+                    return None;
+                }
+                self.shown_addresses = true;
+                text::row(
+                    "reachable",
+                    &format!(
+                        "at {}   (for --at, where the others do not find you)",
+                        addresses[0]
+                    ),
+                )
+            }
+            PartyEvent::State { state } => self.state_line(state)?,
+            PartyEvent::Party { index, phase }
+                if phase == "joined" && usize::from(*index) != self.me =>
+            {
+                text::row("joined", &self.name(*index))
+            }
+            PartyEvent::Waiting {
+                parties,
+                what,
+                seconds,
+            } => self.waiting_line(parties, what, *seconds)?,
+            PartyEvent::Roster { digest } => {
+                let m = self.names.len();
+                text::row(
+                    "sealed",
+                    &format!(
+                        "{m}/{m} signed the same roster  {}…",
+                        digest.get(..8).unwrap_or(digest)
+                    ),
+                )
+            }
+            PartyEvent::Mesh { links } => {
+                let links: Vec<_> = links
+                    .iter()
+                    .map(|l| {
+                        let rtt = l.rtt_us.map_or_else(String::new, |us| {
+                            format!(" {}.{} ms", us / 1000, us % 1000 / 100)
+                        });
+                        format!(
+                            "{}–{}{rtt} {}",
+                            self.name(self.me_index()),
+                            self.name(l.index),
+                            l.path
+                        )
+                    })
+                    .collect();
+                text::row(
+                    "mesh",
+                    &format!(
+                        "{}   WireGuard, no root, no open TCP port",
+                        links.join("   ")
+                    ),
+                )
+            }
+            PartyEvent::Program { state } if state == "started" => {
+                text::row("running", &self.program.clone())
+            }
+            PartyEvent::Refused { code, detail, from } => {
+                let from = from
+                    .as_deref()
+                    .map_or_else(String::new, |f| format!("  from {}", text::foreign(f)));
+                text::row(
+                    "refused",
+                    &format!("{}{from}   {code}", text::foreign(detail)),
+                )
+            }
+            PartyEvent::Evidence { file } => text::row("evidence", &format!("kept in {file}")),
+            PartyEvent::Note { text: note } => text::row("note", &text::foreign(note)),
+            PartyEvent::Cleaned => text::row(
+                "cleaned",
+                "mesh, session keys, sockets and the run folder are removed",
+            ),
+            _ => return None,
+        })
+    }
+
+    fn state_line(&self, state: &str) -> Option<String> {
+        (state == "closing").then(|| text::row("ended", "exchanging receipts"))
+    }
+
+    fn waiting_line(&self, parties: &[u16], what: &str, seconds: u64) -> Option<String> {
+        // The short waits of a healthy session are not worth a line.
+        if seconds == 0 && what != "its connection" {
+            return None;
+        }
+        let names: Vec<_> = parties.iter().map(|p| self.name(*p)).collect();
+        let since = if seconds == 0 {
+            String::new()
+        } else {
+            format!(
+                " for {}",
+                text::duration(i64::try_from(seconds).unwrap_or(i64::MAX))
+            )
+        };
+        let hint = if seconds < 30 {
+            ""
+        } else {
+            "; have they run `quorate join`? Ctrl-C stops"
+        };
+        Some(text::row(
+            "waiting",
+            &format!("{}: {what}{since}{hint}", names.join(", ")),
+        ))
+    }
+
+    fn me_index(&self) -> u16 {
+        u16::try_from(self.me).unwrap_or(u16::MAX)
+    }
+
+    fn name(&self, index: u16) -> String {
+        self.names
+            .get(usize::from(index))
+            .cloned()
+            .unwrap_or_else(|| format!("party {index}"))
+    }
+}

@@ -1,0 +1,149 @@
+//! Words on the screen: colour, columns, durations, and the escaping of what others wrote.
+
+use std::time::Duration;
+
+use anstream::{AutoStream, ColorChoice, eprintln};
+
+use crate::args::Colour;
+
+/// Longest text of somebody else that is shown, in characters.
+const MAX_SHOWN_CHARS: usize = 200;
+
+/// Applies `--color`; `auto` looks at the terminal, `NO_COLOR` and `CLICOLOR_FORCE`.
+pub fn choose_colour(choice: Colour) {
+    match choice {
+        Colour::Auto => AutoStream::choice(&std::io::stderr()).write_global(),
+        Colour::Always => ColorChoice::Always.write_global(),
+        Colour::Never => ColorChoice::Never.write_global(),
+    }
+}
+
+/// One line to stderr.
+#[allow(clippy::print_stderr)] // this is the one place that prints lines for people
+pub fn say(line: impl std::fmt::Display) {
+    eprintln!("{line}");
+}
+
+/// A line of the two-column form: a short label, then the text.
+pub fn row(label: &str, text: &str) -> String {
+    use owo_colors::OwoColorize;
+    format!("  {:<12} {text}", label.bold())
+}
+
+/// What somebody else wrote, safe to show: control characters, direction marks and everything else
+/// that could move or disguise text is written as an escape, and it is cut to a bounded length.
+pub fn foreign(text: &str) -> String {
+    let mut out = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == MAX_SHOWN_CHARS {
+            out.push('…');
+            break;
+        }
+        if is_plain(c) {
+            out.push(c)
+        } else {
+            out.extend(c.escape_unicode())
+        }
+    }
+    out
+}
+
+fn is_plain(c: char) -> bool {
+    match c {
+        ' '..='~' => true,
+        // C1 controls, soft hyphen, Arabic letter mark, zero width, direction marks and overrides,
+        // line separators, invisible operators, tags, variation selectors, byte order mark
+        '\u{0}'..='\u{9f}'
+        | '\u{ad}'
+        | '\u{61c}'
+        | '\u{180e}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}'
+        | '\u{fff0}'..='\u{ffff}'
+        | '\u{e0000}'..='\u{e0fff}' => false,
+        _ => !c.is_whitespace(),
+    }
+}
+
+/// `90s`, `30m`, `2h`, `7d`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time such as 90s, 30m, 2h or 7d");
+    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number
+        .checked_mul(seconds)
+        .filter(|s| *s > 0)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
+}
+
+/// A length of time for people: `45 s`, `12 min`, `1 h 52 min`, `3 days`.
+pub fn duration(seconds: i64) -> String {
+    let s = seconds.max(0);
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min", s / 60),
+        3600..172_800 => format!("{} h {} min", s / 3600, s % 3600 / 60),
+        _ => format!("{} days", s / 86400),
+    }
+}
+
+/// A number of bytes for people, in powers of ten.
+pub fn bytes(count: u64) -> String {
+    #[allow(clippy::cast_precision_loss)] // three digits are shown
+    let n = count as f64;
+    match count {
+        0..1000 => format!("{count} B"),
+        1000..1_000_000 => format!("{:.1} kB", n / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", n / 1e6),
+        _ => format!("{:.1} GB", n / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_cannot_move_the_cursor_or_the_direction() {
+        assert_eq!(foreign("Clinique Süd 医院"), "Clinique Süd 医院");
+        assert_eq!(
+            foreign("a\u{1b}[2Jb\n\u{202e}c"),
+            r"a\u{1b}[2Jb\u{a}\u{202e}c"
+        );
+        assert_eq!(
+            foreign(&"x".repeat(500)).chars().count(),
+            MAX_SHOWN_CHARS + 1
+        );
+    }
+
+    #[test]
+    fn durations_read_and_print() {
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        for text in [
+            "",
+            "2",
+            "h",
+            "-1h",
+            "1.5h",
+            "0s",
+            "2 h",
+            "9999999999999999999d",
+            "é",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(duration(6720), "1 h 52 min");
+        assert_eq!(bytes(17_742), "17.7 kB");
+    }
+}
