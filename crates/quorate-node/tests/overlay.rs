@@ -2,12 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use libp2p::{PeerId, identity::Keypair};
 use quorate_node::overlay::{
     LINK_QUEUE_FRAMES, MAX_FRAME_BYTES, Overlay, OverlayConfig, OverlayEvent, Scope,
 };
-use tokio::{sync::mpsc::Receiver, time::timeout};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc::Receiver},
+    time::timeout,
+};
 use zeroize::Zeroizing;
 
 /// Upper bound for everything that should happen soon.
@@ -31,8 +37,12 @@ fn random<const N: usize>() -> [u8; N] {
 
 impl Node {
     async fn start(beacon_key: [u8; 32], hints: Vec<String>) -> Self {
+        Self::start_as(random(), beacon_key, hints).await
+    }
+
+    async fn start_as(seed: [u8; 32], beacon_key: [u8; 32], hints: Vec<String>) -> Self {
         let config = OverlayConfig {
-            secret: Zeroizing::new(random()),
+            secret: Zeroizing::new(seed),
             scope: Scope::Local,
             beacon_key,
             hints,
@@ -100,6 +110,17 @@ impl Node {
                 return (self.up[&link].clone(), bytes);
             }
         }
+    }
+
+    /// The TCP address on `127.0.0.1`, without the peer.
+    fn tcp(&self) -> String {
+        let all = self.overlay.addresses();
+        let tcp = all.iter().find(|a| a.starts_with("/ip4/127.0.0.1/tcp/"));
+        tcp.expect("it listens")
+            .split("/p2p/")
+            .next()
+            .unwrap()
+            .to_owned()
     }
 
     fn link(&self, peer: &str) -> u64 {
@@ -350,6 +371,86 @@ async fn a_closed_link_goes_down_on_both_ends_and_stays_down() {
     }
     assert_eq!(a.ups[&idb], 1);
     for node in [a, b, c] {
+        node.overlay.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hint_is_dialled_until_somebody_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().unwrap().port();
+    let a = Node::start(random(), vec![format!("/ip4/127.0.0.1/tcp/{port}")]).await;
+    for _ in 0..4 {
+        // Accepted and dropped at once: not a peer.
+        timeout(SOON, listener.accept())
+            .await
+            .expect("dialled again")
+            .expect("accepted");
+    }
+    a.overlay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_connection_is_a_link_down_and_a_new_link() {
+    let mut a = Node::start(random(), vec![]).await;
+    let target = format!("127.0.0.1:{}", a.tcp().rsplit('/').next().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().unwrap().port();
+    // A wire between the two that can be cut.
+    let cut = Arc::new(Notify::new());
+    let cutting = Arc::clone(&cut);
+    let wire = tokio::spawn(async move {
+        loop {
+            let (mut one, _) = listener.accept().await.expect("accepted");
+            let mut other = TcpStream::connect(&target).await.expect("connected");
+            tokio::select! {
+                _ = copy_bidirectional(&mut one, &mut other) => {}
+                () = cutting.notified() => {}
+            }
+        }
+    });
+    let mut b = Node::start(random(), vec![format!("/ip4/127.0.0.1/tcp/{port}")]).await;
+    let (ida, idb) = (a.id(), b.id());
+    for run in 1..=3 {
+        meet(&mut a, &mut b).await;
+        assert_eq!((a.ups[&idb], b.ups[&ida]), (run, run));
+        assert!(b.overlay.send(b.link(&ida), vec![7]));
+        assert_eq!(a.frame().await.1, [7]);
+        cut.notify_one();
+        tokio::join!(a.until_down(&idb), b.until_down(&ida));
+    }
+    meet(&mut a, &mut b).await;
+    a.overlay.stop().await;
+    b.overlay.stop().await;
+    wire.abort();
+}
+
+/// A peer whose old connection is not known to be dead yet comes back: the new link replaces the
+/// old one, and down comes before up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_stream_of_the_same_peer_replaces_the_old_link() {
+    let mut a = Node::start(random(), vec![]).await;
+    let ida: PeerId = a.id().parse().unwrap();
+    // Only the lower one opens streams, so the twins have to be the lower one.
+    let seed = loop {
+        let seed = random();
+        let pair = Keypair::ed25519_from_bytes(seed).unwrap();
+        if pair.public().to_peer_id() < ida {
+            break seed;
+        }
+    };
+    let mut first = Node::start_as(seed, random(), vec![a.tcp()]).await;
+    meet(&mut a, &mut first).await;
+    let id = first.id();
+    let old = a.link(&id);
+    let second = Node::start_as(seed, random(), vec![a.tcp()]).await;
+    assert_eq!(second.id(), id);
+    while a.ups[&id] < 2 {
+        a.event().await;
+    }
+    assert_ne!(a.link(&id), old);
+    first.until_down(&a.id()).await;
+    for node in [first, second, a] {
         node.overlay.stop().await;
     }
 }

@@ -47,11 +47,11 @@ const PORT: u16 = 27_182;
 /// Time between two announcements while links are missing, give or take a quarter.
 const INTERVAL: Duration = Duration::from_secs(3);
 /// Two announcements are at least this far apart.
-const MIN_GAP: Duration = Duration::from_millis(200);
+const MIN_GAP: Duration = Duration::from_millis(50);
 /// The beacon of one peer is answered at most this often.
 const ANSWER_GAP: Duration = Duration::from_secs(2);
 /// Datagrams looked at per second, also the burst; the rest waits in the system and is dropped.
-const RATE: u32 = 64;
+const RATE: u32 = 128;
 /// Peers remembered for [`ANSWER_GAP`].
 const MAX_SEEN: usize = 128;
 

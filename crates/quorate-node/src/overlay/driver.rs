@@ -48,8 +48,10 @@ const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// Of two peers that heard each other's beacon, the one that does not open streams waits this
 /// long before it dials too.
 const POLITE_WAIT: Duration = Duration::from_secs(1);
-/// The first listen addresses must be known within this time.
+/// The first listen address must be known within this time.
 const LISTEN_WAIT: Duration = Duration::from_secs(2);
+/// After the first one, the others get this long: a family without addresses never reports any.
+const LISTEN_REST: Duration = Duration::from_millis(250);
 /// The swarm's tasks get this long to end after the swarm is gone.
 const STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -151,7 +153,7 @@ impl Driver {
     /// Listens everywhere the scope says and waits for the first addresses.
     async fn listen(&mut self) -> Result<(), OverlayError> {
         let mut waiting: Vec<ListenerId> = Vec::new();
-        let mut why = String::new();
+        let mut why = "no network interface is up".to_owned();
         for address in listen_addresses(self.scope) {
             match self.swarm.listen_on(address.clone()) {
                 Ok(listener) => waiting.push(listener),
@@ -159,7 +161,7 @@ impl Driver {
                 Err(error) => why = format!("{address}: {error}"),
             }
         }
-        let deadline = tokio::time::Instant::now() + LISTEN_WAIT;
+        let mut deadline = tokio::time::Instant::now() + LISTEN_WAIT;
         while !waiting.is_empty() {
             let Ok(event) = timeout_at(deadline, self.swarm.select_next_some()).await else {
                 break;
@@ -167,6 +169,7 @@ impl Driver {
             match &event {
                 SwarmEvent::NewListenAddr { listener_id, .. } => {
                     waiting.retain(|id| id != listener_id);
+                    deadline = deadline.min(tokio::time::Instant::now() + LISTEN_REST);
                 }
                 SwarmEvent::ListenerClosed {
                     listener_id,
@@ -404,7 +407,9 @@ impl Driver {
     }
 
     fn on_listening(&mut self, address: &Multiaddr, now: Instant) {
-        let Ok(endpoint) = Endpoint::of(address) else {
+        // Others could not dial a link-local address; it is not shown.
+        let dialable = Endpoint::of(address).and_then(|e| e.allowed(self.scope).map(|()| e));
+        let Ok(endpoint) = dialable else {
             return;
         };
         let text = self.with_peer(address);
