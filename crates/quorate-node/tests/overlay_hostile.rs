@@ -147,6 +147,7 @@ async fn undisturbed(mut victim: Node, mut friend: Node, to_friend: u64, to_vict
 /// A connection that obeys nobody.
 struct Hostile {
     peer: PeerId,
+    keypair: Keypair,
     /// Asks the connection's task for one more stream.
     wanted: mpsc::UnboundedSender<oneshot::Sender<SubstreamBox>>,
 }
@@ -169,9 +170,14 @@ impl Hostile {
                 break keypair;
             }
         };
+        Self::connect_as(victim, &keypair).await
+    }
+
+    async fn connect_as(victim: &Node, keypair: &Keypair) -> Self {
+        let victim_id: PeerId = victim.overlay.peer_id().parse().unwrap();
         let mut transport = tcp::tokio::Transport::new(tcp::Config::new())
             .upgrade(Version::V1)
-            .authenticate(noise::Config::new(&keypair).unwrap())
+            .authenticate(noise::Config::new(keypair).unwrap())
             .multiplex(yamux::Config::default())
             .boxed();
         let how = DialOpts {
@@ -188,6 +194,7 @@ impl Hostile {
         tokio::spawn(keep_open(muxer, wishes));
         Self {
             peer: keypair.public().to_peer_id(),
+            keypair: keypair.clone(),
             wanted,
         }
     }
@@ -316,6 +323,27 @@ async fn a_second_session_stream_is_a_violation() {
         })
         .await;
     thrown_out(first).await;
+    undisturbed(victim, friend, to_friend, to_victim).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_link_was_closed_is_not_let_in_again() {
+    let (mut victim, friend, to_friend, to_victim) = honest().await;
+    let hostile = Hostile::connect(&victim, Side::Opener).await;
+    let stream = hostile.session().await;
+    let link = victim.link_with(&hostile.peer.to_string()).await;
+    victim.overlay.close_link(link);
+    victim.down(link).await;
+    thrown_out(stream).await;
+    let again = Hostile::connect_as(&victim, &hostile.keypair).await;
+    // The handshake proves who it is; after that, there is no stream to be had.
+    if let Some(mut stream) = again.open().await {
+        let _ = stream.write_all(&line_of("/multistream/1.0.0")).await;
+        let _ = stream.write_all(&line_of(SESSION)).await;
+        let _ = stream.flush().await;
+        thrown_out(stream).await;
+    }
+    assert!(again.open().await.is_none(), "the connection is closed");
     undisturbed(victim, friend, to_friend, to_victim).await;
 }
 

@@ -47,7 +47,7 @@ const OUTBOX: usize = 64;
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// Of two peers that heard each other's beacon, the one that does not open streams waits this
 /// long before it dials too.
-const POLITE_WAIT: Duration = Duration::from_secs(1);
+const POLITE_WAIT: Duration = Duration::from_millis(300);
 /// The first listen address must be known within this time.
 const LISTEN_WAIT: Duration = Duration::from_secs(2);
 /// After the first one, the others get this long: a family without addresses never reports any.
@@ -364,11 +364,19 @@ impl Driver {
     fn on_node(&mut self, event: NodeEvent, now: Instant) {
         match event {
             NodeEvent::Session(event) => self.on_session(event, now),
+            // A peer without ping tells nothing about the connection.
+            NodeEvent::Ping(ping::Event {
+                result: Err(ping::Failure::Unsupported),
+                ..
+            }) => {}
             NodeEvent::Ping(ping::Event {
                 connection,
-                result: Err(ping::Failure::Timeout),
+                result: Err(error),
                 ..
-            }) => self.drop_connection(connection),
+            }) => {
+                tracing::debug!(%error, "a connection is dead");
+                self.drop_connection(connection);
+            }
             NodeEvent::Identify(identify::Event::Received {
                 peer_id,
                 connection_id,

@@ -263,3 +263,60 @@ async fn write(
     }
     stream.close().await.map_err(|_| End::Remote)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_bounded_in_frames_and_in_bytes() {
+        let links = Links::default();
+        let _small = links.add(1);
+        let sent = (0..1000).filter(|_| links.send(1, vec![0; 10])).count();
+        assert_eq!(sent, LINK_QUEUE_FRAMES);
+
+        let _large = links.add(2);
+        let sent = (0..1000)
+            .filter(|_| links.send(2, vec![0; MAX_FRAME_BYTES]))
+            .count();
+        assert_eq!(sent, LINK_QUEUE_BYTES / MAX_FRAME_BYTES);
+        assert!(!links.send(2, vec![0]), "not one byte more");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_makes_room() {
+        let links = Links::default();
+        let mut outgoing = links.add(1);
+        while links.send(1, vec![0; MAX_FRAME_BYTES]) {}
+        // The writer's two steps.
+        let frame = outgoing.frames.recv().await.expect("queued");
+        assert!(!links.send(1, vec![0; MAX_FRAME_BYTES]), "not written yet");
+        outgoing
+            .shared
+            .queued_bytes
+            .fetch_sub(frame.len(), Ordering::AcqRel);
+        assert!(links.send(1, vec![0; MAX_FRAME_BYTES]));
+    }
+
+    #[tokio::test]
+    async fn a_closed_link_takes_nothing_more_but_gives_what_it_has() {
+        let links = Links::default();
+        let mut outgoing = links.add(1);
+        assert!(links.send(1, vec![7]));
+        assert!(links.close(1));
+        assert!(!links.send(1, vec![8]));
+        assert!(!links.close(1));
+        assert_eq!(outgoing.frames.recv().await, Some(vec![7]));
+        assert_eq!(outgoing.frames.recv().await, None);
+        assert!(outgoing.shared.closed.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn sizes_outside_the_limits_are_not_queued() {
+        let links = Links::default();
+        let _outgoing = links.add(1);
+        assert!(!links.send(1, Vec::new()));
+        assert!(!links.send(1, vec![0; MAX_FRAME_BYTES + 1]));
+        assert!(!links.send(2, vec![1]));
+    }
+}

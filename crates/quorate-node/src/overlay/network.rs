@@ -42,8 +42,9 @@ const MAX_NEGOTIATING_STREAMS: usize = 8;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two pings of one connection.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// A connection whose ping is not answered in this time is dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A ping must be answered within this time. libp2p forgives the first failure and gives a new
+/// ping stream ten seconds, so a dead connection is noticed after 25 s at the latest.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two identify exchanges; nothing in them changes.
 const IDENTIFY_INTERVAL: Duration = Duration::from_hours(1);
 /// mDNS asks again after this time.
