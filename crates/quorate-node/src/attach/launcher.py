@@ -146,6 +146,16 @@ def leave_standard_input(control):
     return kept
 
 
+def close_inherited(kept):
+    """Close what whoever started quorate left open in it: the program gets its links only."""
+    for fd in map(int, os.listdir('/proc/self/fd')):
+        if fd not in kept:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the listing itself
+
+
 def run(name, source):
     """Run the program as Python itself would run it."""
     module = types.ModuleType('__main__')
@@ -158,6 +168,7 @@ def main(control, plan, descriptors):
     """Follow the plan that quorate sent."""
     control = leave_standard_input(control)
     tie_life(control)
+    close_inherited({0, 1, 2, control.fileno(), *descriptors})
     # A core file would hold shares and inputs.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout.reconfigure(line_buffering=True)

@@ -62,6 +62,12 @@ impl ChildFds {
     }
 }
 
+impl FromIterator<(u16, OwnedFd)> for ChildFds {
+    fn from_iter<I: IntoIterator<Item = (u16, OwnedFd)>>(links: I) -> Self {
+        Self(links.into_iter().collect())
+    }
+}
+
 impl IntoIterator for ChildFds {
     type Item = (u16, OwnedFd);
     type IntoIter = std::vec::IntoIter<Self::Item>;

@@ -195,27 +195,28 @@ impl Supervisor {
             threshold,
             ..
         } = spec;
-        let (name, source) = match &program {
-            Program::File(path) => (
-                path.to_str()
-                    .ok_or_else(|| StartError::Path(path.clone()))?,
-                None,
-            ),
-            Program::Text { name, source } => (name.as_str(), Some(source.as_str())),
+        let (name, source) = match program {
+            Program::File(path) => {
+                // Relative paths are the caller's, not the working folder's.
+                let path = std::path::absolute(&path).unwrap_or(path);
+                let path = path.into_os_string().into_string();
+                (path.map_err(|path| StartError::Path(path.into()))?, None)
+            }
+            Program::Text { name, source } => (name, Some(source)),
         };
         let plan = Plan {
             me,
             parties,
             threshold,
-            name,
-            source,
+            name: &name,
+            source: source.as_deref(),
             args: &args,
             links: Vec::new(),
         };
         let handover = Handover::new(plan, spec.links).map_err(StartError::Handover)?;
         let mut command = Command::new(&python);
         command
-            .args(["-B", "-c", FIRST_STAGE, "quorate", name])
+            .args(["-B", "-c", FIRST_STAGE, "quorate", &name])
             .current_dir(cwd);
         command
             .env_clear()
@@ -341,7 +342,9 @@ impl Keeper {
             (Err(error), _, _) => Err(StartError::Handover(error)),
             (Ok(()), _, _) => Err(StartError::Handover(io::ErrorKind::BrokenPipe.into())),
         };
-        if self.started.send(started).is_err() {
+        // Without a Supervisor nobody could stop it any more.
+        let unwatched = started.is_err();
+        if self.started.send(started).is_err() || unwatched {
             self.group.signal(Signal::KILL);
         }
         let status = wait(&mut child, pid, &self.group);
