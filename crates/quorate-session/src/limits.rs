@@ -120,6 +120,8 @@ pub const HELLO_LIFETIME_SECONDS: i64 = 120;
 pub const RESYNC_INTERVAL: Duration = Duration::from_secs(3);
 /// Interval of pings on tunnel links.
 pub const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// Pings sent one after the other when a tunnel link comes up, to know its round trip.
+pub const FIRST_PINGS: u32 = 3;
 /// Silence of a tunnel after which its party has left.
 pub const PEER_SILENCE: Duration = Duration::from_secs(13);
 /// Wait for receipts that are missing although nobody computes any more.

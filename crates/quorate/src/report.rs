@@ -82,7 +82,7 @@ impl Report {
     fn summary(&self, receipts: usize) -> String {
         let mut parts = Vec::new();
         if let Some(ms) = self.elapsed_ms {
-            parts.push(format!("{}.{} s", ms / 1000, ms % 1000 / 100));
+            parts.push(text::elapsed(ms));
         }
         if let Some(bytes) = self.bytes_sent {
             parts.push(format!("{} sent by this party", text::bytes(bytes)));

@@ -98,6 +98,15 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
+/// A measured time for people, from milliseconds.
+pub fn elapsed(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..120_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        _ => duration(i64::try_from(ms / 1000).unwrap_or(i64::MAX)),
+    }
+}
+
 /// A number of bytes for people, in powers of ten.
 pub fn bytes(count: u64) -> String {
     #[allow(clippy::cast_precision_loss)] // three digits are shown

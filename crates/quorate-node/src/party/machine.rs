@@ -60,6 +60,7 @@ struct Installed {
     streams: BTreeMap<LinkId, (u16, mpsc::Sender<Vec<u8>>)>,
     guard: Guard,
     announced: bool,
+    reported: bool,
 }
 
 /// What exists between `Start` and the program's end.
@@ -157,6 +158,7 @@ impl Machine {
             if let Some(outcome) = self.drain().await? {
                 return Ok(outcome);
             }
+            self.report_mesh(false);
             self.report_waiting();
             let input = self.next(stop).await;
             if let Some(outcome) = self.apply(input).await? {
@@ -261,7 +263,7 @@ impl Machine {
                 },
             ),
             Event::Evidence { pid, statements } => self.keep_evidence(pid, &statements),
-            Event::CloseLink(link) => self.overlay.close_link(link.0),
+            Event::CloseLink(link) => self.close_link(link),
             Event::Alarm(text) => tracing::error!(%text, "the session core raised an alarm"),
             Event::Closed(outcome) => return Ok(Some(outcome)),
         }
@@ -296,6 +298,7 @@ impl Machine {
             streams: BTreeMap::new(),
             guard,
             announced: false,
+            reported: false,
         });
         Ok(())
     }
@@ -326,24 +329,6 @@ impl Machine {
                 "the program was to start without a mesh",
             ));
         };
-        let links = installed.mesh.links();
-        let report = installed
-            .plan
-            .peers
-            .iter()
-            .map(|peer| LinkReport {
-                index: peer.pid.0,
-                path: links
-                    .iter()
-                    .find(|l| l.index == peer.pid.0)
-                    .map_or_else(String::new, |l| l.path.clone()),
-                rtt_us: self
-                    .session
-                    .rtt(peer.pid)
-                    .and_then(|rtt| u64::try_from(rtt.as_micros()).ok()),
-            })
-            .collect();
-        show(&self.events, PartyEvent::Mesh { links: report });
         let threshold = self.config.invitation.subject.mpc.t;
         let started = installed
             .guard
@@ -383,6 +368,14 @@ impl Machine {
         Ok(())
     }
 
+    fn close_link(&mut self, link: LinkId) {
+        let stream = self.installed.as_mut().and_then(|i| i.streams.remove(&link));
+        // Without its sender a control stream ends by itself.
+        if stream.is_none() {
+            self.overlay.close_link(link.0);
+        }
+    }
+
     /// Two contradicting statements of one signer are proof; they are kept for people to look at.
     fn keep_evidence(&self, pid: Pid, statements: &[String; 2]) {
         let folder = self.config.home.state().join("rejected");
@@ -401,6 +394,29 @@ impl Machine {
             },
         };
         show(&self.events, event);
+    }
+
+    /// Shows the mesh once, as soon as every round trip is known, or at the latest when the program
+    /// is connected over it.
+    fn report_mesh(&mut self, at_the_latest: bool) {
+        let Some(installed) = self.installed.as_mut().filter(|i| !i.reported) else {
+            return;
+        };
+        let session = &self.session;
+        let peers = &installed.plan.peers;
+        if !at_the_latest && peers.iter().any(|peer| session.rtt(peer.pid).is_none()) {
+            return;
+        }
+        installed.reported = true;
+        let paths = installed.mesh.links();
+        let path = |index| paths.iter().find(|l| l.index == index).map_or_else(String::new, |l| l.path.clone());
+        let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).ok();
+        let links = peers.iter().map(|peer| LinkReport {
+            index: peer.pid.0,
+            path: path(peer.pid.0),
+            rtt_us: session.rtt(peer.pid).and_then(micros),
+        });
+        show(&self.events, PartyEvent::Mesh { links: links.collect() });
     }
 
     /// Waits for the next thing that happens.
@@ -586,6 +602,7 @@ impl Machine {
 
     fn on_program(&mut self, event: ProgramEvent) {
         let (at, now) = (clock::wall(), clock::now());
+        self.report_mesh(true);
         let Some(running) = self.running.as_mut() else {
             return;
         };

@@ -74,6 +74,8 @@ impl Session {
             Link::new(kind, Handshake::Proven(Proven::Party(pid)), now),
         );
         self.note_heard(pid, now);
+        // At once, so that the round trip is known when the mesh is.
+        self.ping(link, now);
         self.announce(link);
         self.send_ready(link);
     }

@@ -10,7 +10,7 @@ use super::{
     Deadlines, Event, HeldWhat, Outcome, Phase, ProgramReport, Session, Stage, State, weak,
 };
 use crate::{
-    limits::{PEER_SILENCE, PING_INTERVAL, RECEIPT_LINGER, RECEIPT_WAIT},
+    limits::{FIRST_PINGS, PEER_SILENCE, PING_INTERVAL, RECEIPT_LINGER, RECEIPT_WAIT},
     link::{Frame, LinkId},
     message::{PROTOCOL_VERSION, Pid, Ready, Receipt, ReceiptOutcome},
     statement::Statement,
@@ -40,7 +40,30 @@ pub(super) struct Mesh {
 struct Contact {
     heard: Instant,
     ping: Option<(u64, Instant)>,
-    rtt: Option<Duration>,
+    rtt: Duration,
+    samples: u32,
+}
+
+impl Contact {
+    fn new(now: Instant) -> Self {
+        Self {
+            heard: now,
+            ping: None,
+            rtt: Duration::MAX,
+            samples: 0,
+        }
+    }
+
+    /// The least of the first samples, because everybody is busy while a mesh comes up; then a
+    /// moving average (RFC 6298, section 2.3).
+    fn take_sample(&mut self, sample: Duration) {
+        self.rtt = if self.samples < FIRST_PINGS {
+            self.rtt.min(sample)
+        } else {
+            self.rtt * 7 / 8 + sample / 8
+        };
+        self.samples = self.samples.saturating_add(1);
+    }
 }
 
 /// The own program.
@@ -96,7 +119,8 @@ impl Mesh {
     }
 
     pub fn rtt(&self, pid: Pid) -> Option<Duration> {
-        self.contacts.get(&pid)?.rtt
+        let contact = self.contacts.get(&pid)?;
+        (contact.samples >= FIRST_PINGS).then_some(contact.rtt)
     }
 
     fn is_silent(&self, pid: Pid, now: Instant) -> bool {
@@ -229,11 +253,7 @@ impl Session {
         if let Stage::Meshed(_, mesh) = &mut self.stage {
             mesh.contacts
                 .entry(pid)
-                .or_insert(Contact {
-                    heard: now,
-                    ping: None,
-                    rtt: None,
-                })
+                .or_insert(Contact::new(now))
                 .heard = now;
         }
     }
@@ -244,7 +264,10 @@ impl Session {
             && let Some(contact) = mesh.contacts.get_mut(&pid)
             && let Some((_, sent)) = contact.ping.take_if(|(expected, _)| *expected == n)
         {
-            contact.rtt = Some(now.saturating_duration_since(sent));
+            contact.take_sample(now.saturating_duration_since(sent));
+            if contact.samples < FIRST_PINGS {
+                self.ping(link, now);
+            }
         }
     }
 
@@ -263,11 +286,7 @@ impl Session {
             connected: false,
         };
         for pid in others {
-            mesh.contacts.entry(pid).or_insert(Contact {
-                heard: now,
-                ping: None,
-                rtt: None,
-            });
+            mesh.contacts.entry(pid).or_insert(Contact::new(now));
         }
         self.stored.runs += 1;
         self.persist(HeldWhat::Nothing, now);
@@ -316,23 +335,24 @@ impl Session {
 
     fn ping_all(&mut self, now: Instant) {
         let tunnels = self.links.iter().filter(|(_, link)| link.is_tunnel());
-        let tunnels: Vec<(LinkId, Option<Pid>)> =
-            tunnels.map(|(id, link)| (*id, link.pid())).collect();
+        let tunnels: Vec<LinkId> = tunnels.map(|(id, _)| *id).collect();
+        for link in tunnels {
+            self.ping(link, now);
+        }
+    }
+
+    /// Asks the party at the other end of a tunnel link for a sign of life.
+    pub(super) fn ping(&mut self, link: LinkId, now: Instant) {
+        let pid = self.links.get(&link).and_then(crate::link::Link::pid);
         let Stage::Meshed(_, mesh) = &mut self.stage else {
             return;
         };
-        let mut pings = Vec::new();
-        for (link, pid) in tunnels {
-            let n = mesh.next_ping;
-            mesh.next_ping += 1;
-            if let Some(contact) = pid.and_then(|pid| mesh.contacts.get_mut(&pid)) {
-                contact.ping = Some((n, now));
-            }
-            pings.push((link, n));
+        let n = mesh.next_ping;
+        mesh.next_ping += 1;
+        if let Some(contact) = pid.and_then(|pid| mesh.contacts.get_mut(&pid)) {
+            contact.ping = Some((n, now));
         }
-        for (link, n) in pings {
-            self.transmit(link, &Frame::Ping { n });
-        }
+        self.transmit(link, &Frame::Ping { n });
     }
 
     fn has_receipt(&self, pid: Pid) -> bool {

@@ -218,7 +218,7 @@ impl Progress {
         let number = |name: &str| self.ended[0].as_ref().and_then(|e| e.get(name)?.as_u64());
         let mut parts = Vec::new();
         if let Some(ms) = number("elapsed_ms") {
-            parts.push(format!("in {}.{} s", ms / 1000, ms % 1000 / 100));
+            parts.push(format!("in {}", text::elapsed(ms)));
         }
         if let Some(bytes) = number("bytes_sent") {
             parts.push(format!("{} sent by {}", text::bytes(bytes), self.names[0]));
