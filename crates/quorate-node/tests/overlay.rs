@@ -292,12 +292,19 @@ async fn another_beacon_key_learns_nothing() {
     let mut a = Node::start(key, vec![]).await;
     let mut b = Node::start(key, vec![]).await;
     meet(&mut a, &mut b).await;
-    // The stranger heard all that was sent until here; then it is asked for anything it noticed.
+    let mut c = Node::start(key, vec![]).await;
+    let (ida, idb, idc) = (a.id(), b.id(), c.id());
+    tokio::join!(
+        a.until_up([&idc]),
+        b.until_up([&idc]),
+        c.until_up([&ida, &idb])
+    );
+    // The stranger was there first and heard all that was sent; now it is asked what it noticed.
     stranger.overlay.dial("nonsense".into());
     stranger.until_note("nonsense").await;
     assert!(stranger.ups.is_empty());
-    assert_eq!((a.ups.len(), b.ups.len()), (1, 1));
-    for node in [stranger, a, b] {
+    assert_eq!((a.ups.len(), b.ups.len(), c.ups.len()), (2, 2, 2));
+    for node in [stranger, a, b, c] {
         node.overlay.stop().await;
     }
 }

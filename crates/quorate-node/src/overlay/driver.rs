@@ -43,6 +43,8 @@ use super::{
 
 /// Events of the overlay itself that wait for the caller.
 const OUTBOX: usize = 64;
+/// Refused peers that the caller is told about.
+const MAX_REFUSAL_NOTES: u64 = 16;
 /// A peer that broke the rules, or whose link the caller closed, is not let in for this long.
 const REFUSED_FOR: Duration = Duration::from_secs(30);
 /// Of two peers that heard each other's beacon, the one that does not open streams waits this
@@ -91,6 +93,8 @@ pub(super) struct Driver {
     next_link: u64,
     tasks: JoinSet<End>,
     expected: usize,
+    /// Peers refused for breaking the rules.
+    refusals: u64,
 }
 
 impl Driver {
@@ -128,6 +132,7 @@ impl Driver {
             next_link: 1,
             tasks: JoinSet::new(),
             expected: usize::MAX,
+            refusals: 0,
         };
         if let Some(error) = network.without_mdns {
             driver.note(format!(
@@ -457,8 +462,7 @@ impl Driver {
             } => {
                 // The closing may take long if the peer reads no more.
                 self.cut(connection);
-                self.note(format!("the peer {peer} was refused: it {what}"));
-                self.refuse(peer, now);
+                self.refuse_aloud(peer, &format!("it {what}"), now);
             }
             stream::Event::Foreign { peer } => {
                 tracing::debug!(%peer, "does not speak {SESSION_PROTOCOL}");
@@ -471,6 +475,19 @@ impl Driver {
         let until = now + REFUSED_FOR;
         self.swarm.behaviour_mut().session.refuse(peer, until);
         self.dialing.refuse(peer, until);
+    }
+
+    /// Refuses and says so, but not so often that strangers could fill somebody's screen.
+    fn refuse_aloud(&mut self, peer: PeerId, why: &str, now: Instant) {
+        self.refuse(peer, now);
+        self.refusals += 1;
+        if self.refusals <= MAX_REFUSAL_NOTES {
+            self.note(format!("the peer {peer} was refused: {why}"));
+        }
+        if self.refusals == MAX_REFUSAL_NOTES {
+            self.note("further refused peers are not reported".into());
+        }
+        tracing::debug!(%peer, why, "refused");
     }
 
     // ---- links
@@ -575,8 +592,7 @@ impl Driver {
         tracing::debug!(link, ?end, "link ended");
         match end {
             Some(End::Violation(error)) => {
-                self.note(format!("the peer {} was refused: {error}", old.peer));
-                self.refuse(old.peer, now);
+                self.refuse_aloud(old.peer, &error.to_string(), now);
             }
             Some(End::Stalled) => {
                 self.note(format!("the peer {} took no data any more", old.peer));

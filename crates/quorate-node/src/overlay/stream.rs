@@ -12,6 +12,10 @@
 //! stream ends, the connection is closed, and what comes next is a new connection. Both ends
 //! therefore see the same links, and no frame is lost inside a link that stays up.
 //!
+//! Why not libp2p's request-response: it opens a stream and waits a round trip per frame, picks any
+//! connection of the peer, and keeps no order; here a frame costs its bytes, the order is the
+//! stream's, and back-pressure is the stream's flow control.
+//!
 //! Limits: one stream per connection (a second one, or one opened by the wrong side, is a
 //! violation and closes the connection); a connection without one is closed after
 //! [`SESSION_WAIT`]; [`MAX_REFUSED`] refused peers remembered.
