@@ -189,9 +189,6 @@ impl Ledger {
     }
 
     fn admit_abort(&mut self, abort: &Verified<Abort>, pid: Pid) -> Admitted {
-        if let Some(roster) = &abort.roster {
-            self.refuse_retired(roster, "abort")?;
-        }
         if self.join(pid).is_some_and(|join| abort.epoch < join.epoch) {
             return Err(Rejection::new(
                 Code::Stale,
@@ -248,9 +245,6 @@ impl Ledger {
         for receipts in self.receipts.values_mut() {
             receipts.retain(|receipt| receipt.roster != roster);
         }
-        for aborts in self.aborts.values_mut() {
-            aborts.retain(|abort| abort.roster != Some(roster));
-        }
     }
 
     /// The newest join of a party.
@@ -285,15 +279,17 @@ impl Ledger {
         self.cancel.as_ref()
     }
 
-    /// The first abort that counts: for `roster`, or for its issuer's current epoch.
-    pub fn effective_abort(&self, roster: Option<&Digest>) -> Option<(Pid, &Verified<Abort>)> {
-        self.aborts
+    /// The first abort of a party that is still in the epoch in which it stopped.
+    pub fn effective_abort(&self) -> Option<(Pid, &Verified<Abort>)> {
+        let aborts = self
+            .aborts
             .iter()
-            .flat_map(|(pid, aborts)| aborts.iter().map(move |abort| (*pid, abort)))
-            .find(|(pid, abort)| match &abort.roster {
-                Some(named) => roster == Some(named),
-                None => self.join(*pid).is_none_or(|join| join.epoch == abort.epoch),
-            })
+            .flat_map(|(pid, aborts)| aborts.iter().map(|a| (*pid, a)));
+        let mut current = aborts.filter(|(pid, abort)| {
+            self.join(*pid)
+                .is_some_and(|join| join.epoch == abort.epoch)
+        });
+        current.next()
     }
 
     pub fn receipt(&self, pid: Pid, roster: &Digest) -> Option<&Verified<Receipt>> {

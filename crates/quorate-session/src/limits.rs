@@ -118,6 +118,8 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HELLO_LIFETIME_SECONDS: i64 = 120;
 /// Interval of announcing what is held to every proven link; heals whatever was lost.
 pub const RESYNC_INTERVAL: Duration = Duration::from_secs(3);
+/// Wait before a DID that did not resolve is asked for again.
+pub const RESOLVE_RETRY: Duration = Duration::from_secs(15);
 /// Interval of pings on tunnel links.
 pub const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Pings sent one after the other when a tunnel link comes up, to know its round trip.

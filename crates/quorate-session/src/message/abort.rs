@@ -1,7 +1,8 @@
 //! Abort: a party stops, and everybody with it.
 //!
-//! An abort counts for one run: with a `roster`, while that roster is the current one; without, while `epoch` is the
-//! issuer's current one. So an abort of an earlier run cannot stop a later one.
+//! An abort counts while `epoch` is its issuer's current one: whoever stopped in an epoch takes part
+//! again only with a new one. So an abort of an earlier run cannot stop a later one. `roster` says
+//! what was given up, for the record.
 
 use super::{Pid, check_text, check_version, issued};
 use crate::limits::MAX_NOTE_CHARS;

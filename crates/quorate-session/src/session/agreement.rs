@@ -53,7 +53,7 @@ impl Session {
             if joins.iter().map(|join| join.digest()).eq(current) {
                 return self.collect_shares();
             }
-            self.give_up_roster(now);
+            self.give_up_roster();
         }
         if !self.all_resolved_lately(now) {
             return;
@@ -123,10 +123,10 @@ impl Session {
             };
             if !lately {
                 fresh = false;
-                if !matches!(self.resolutions.get(&did), Some(Resolution::Asked)) {
+                if matches!(self.resolutions.get(&did), Some(Resolution::Known { .. })) {
                     self.resolutions.remove(&did);
-                    self.ask_for(&did);
                 }
+                self.ask_for(&did);
             }
         }
         fresh
@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// The roster is void: a party joined again. The run, if there was one, is lost.
-    fn give_up_roster(&mut self, _now: Instant) {
+    fn give_up_roster(&mut self) {
         let stage = std::mem::replace(&mut self.stage, Stage::Joining);
         let (Stage::Confirming(agreement) | Stage::Meshed(agreement, _)) = &stage else {
             return;

@@ -181,8 +181,7 @@ impl Session {
             let text = format!("the organizer cancelled: {}", cancel.reason);
             return self.fail(Code::Cancelled, None, &text, false, now);
         }
-        let roster = self.roster();
-        let Some((pid, abort)) = self.ledger.effective_abort(roster.as_ref()) else {
+        let Some((pid, abort)) = self.ledger.effective_abort() else {
             return;
         };
         if pid == self.me {

@@ -8,7 +8,7 @@ use crate::{
     checks::{check_controllers, check_fingerprint},
     keys::EpochKeys,
     ledger::Ledger,
-    limits::{MAX_SIGNAL_BYTES, MAX_SIGNALS, PERSIST_TIMEOUT, RESYNC_INTERVAL},
+    limits::{MAX_SIGNAL_BYTES, MAX_SIGNALS, PERSIST_TIMEOUT, RESOLVE_RETRY, RESYNC_INTERVAL},
     link::{Frame, LinkId},
     message::{
         JOIN_KEM, Join, KemKey, PROTOCOL_VERSION, Pid, check_envelope, peer_signature_input,
@@ -118,9 +118,10 @@ impl Session {
             }
             Ok(_) => self.alarm("a resolver answered for another DID"),
             Err(rejection) => {
-                // Asked again when the next statement of this DID arrives.
-                self.resolutions.remove(did);
-                self.drop_waiting_for(did, &rejection, now);
+                let retry_at = now + RESOLVE_RETRY;
+                self.resolutions
+                    .insert(did.clone(), Resolution::Failed { retry_at });
+                self.drop_waiting_for(did, &rejection);
             }
         }
         self.settle(now);
@@ -197,6 +198,9 @@ impl Session {
         }
         match &self.stage {
             Stage::Invited | Stage::Closed => Vec::new(),
+            Stage::Joining if self.obstacle.is_none() && self.ledger.all_joins().is_some() => {
+                vec![(self.deadlines.start, "a DID has to be resolved")]
+            }
             Stage::Joining => vec![(self.deadlines.join, "all have to join")],
             Stage::Confirming(_) => vec![(self.deadlines.start, "all have to confirm")],
             Stage::Meshed(_, mesh) => mesh.timeouts(&self.deadlines),
@@ -222,7 +226,8 @@ impl Session {
         self.close_slow_links(now);
         if self.resync_at.is_some_and(|at| at <= now) {
             self.resync_at = Some(now + RESYNC_INTERVAL);
-            self.resync(now);
+            self.ask_again(now);
+            self.resync();
         }
         if !weak!(self, NoTimeout) {
             self.expire(now);
@@ -343,10 +348,23 @@ impl Session {
         }
     }
 
+    /// Asks again for what did not resolve.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        let due = |resolution: &Resolution| matches!(resolution, Resolution::Failed { retry_at } if *retry_at <= now);
+        let failed = self
+            .resolutions
+            .iter()
+            .filter(|(_, resolution)| due(resolution));
+        for did in failed.map(|(did, _)| did.clone()).collect::<Vec<_>>() {
+            self.resolutions.remove(&did);
+            self.ask_for(&did);
+        }
+    }
+
     pub(super) fn keys_of(&self, did: &Did) -> Option<&ResolvedDid> {
         match self.resolutions.get(did)? {
             Resolution::Known { keys, .. } => Some(keys),
-            Resolution::Asked => None,
+            Resolution::Asked | Resolution::Failed { .. } => None,
         }
     }
 

@@ -20,7 +20,8 @@ impl Session {
     pub fn handle_link_up(&mut self, link: LinkId, kind: LinkKind, at: UnixTime, now: Instant) {
         self.set_clock(at, now);
         match (&self.stage, kind) {
-            (Stage::Closed, _) => self.emit(Event::CloseLink(link)),
+            // A session that is ending must not carry its end into the next run.
+            (Stage::Closing(_) | Stage::Closed, _) => self.emit(Event::CloseLink(link)),
             (_, LinkKind::Tunnel { roster, pid }) => self.tunnel_up(link, kind, roster, pid, now),
             (_, LinkKind::Overlay { .. }) => self.overlay_up(link, kind, now),
         }
@@ -330,7 +331,7 @@ impl Session {
     }
 
     /// Drops what waited for the keys of a DID that does not resolve.
-    pub(super) fn drop_waiting_for(&mut self, did: &Did, rejection: &Rejection, _now: Instant) {
+    pub(super) fn drop_waiting_for(&mut self, did: &Did, rejection: &Rejection) {
         for (link, _) in self.links_waiting_for(did) {
             self.refuse(link, rejection.clone().about(did.clone()));
             self.close_link(link);
@@ -377,11 +378,9 @@ impl Session {
     }
 
     /// Tells everybody what we hold, which heals whatever got lost.
-    pub(super) fn resync(&mut self, _now: Instant) {
+    pub(super) fn resync(&mut self) {
         for link in self.proven_links() {
             self.announce(link);
-        }
-        for link in self.proven_links() {
             self.send_ready(link);
         }
     }

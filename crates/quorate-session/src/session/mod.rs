@@ -101,7 +101,14 @@ struct Deadlines {
 /// What is known about a DID's keys.
 enum Resolution {
     Asked,
-    Known { keys: ResolvedDid, since: Instant },
+    Known {
+        keys: ResolvedDid,
+        since: Instant,
+    },
+    /// It did not resolve; asked again at this time.
+    Failed {
+        retry_at: Instant,
+    },
 }
 
 /// What is sent once a record is stored.

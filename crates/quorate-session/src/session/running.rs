@@ -34,6 +34,8 @@ pub(super) struct Mesh {
     pub program: Program,
     finish_at: Option<Instant>,
     complete: bool,
+    /// When silence was last looked for; what lay before needs no timer any more.
+    checked: Instant,
 }
 
 /// What the tunnel to one party shows.
@@ -84,6 +86,7 @@ impl Mesh {
             program: Program::Waiting,
             finish_at: None,
             complete: false,
+            checked: now,
         }
     }
 
@@ -130,20 +133,20 @@ impl Mesh {
     }
 
     pub fn timeouts(&self, deadlines: &Deadlines) -> Vec<(Instant, &'static str)> {
+        let silences = self
+            .contacts
+            .values()
+            .map(|contact| contact.heard + PEER_SILENCE);
         let mut timeouts = vec![(self.ping_at, "ping")];
         timeouts.extend(
-            self.contacts
-                .values()
-                .map(|contact| (contact.heard + PEER_SILENCE, "a party is silent")),
+            silences
+                .filter(|at| *at > self.checked)
+                .map(|at| (at, "a party is silent")),
         );
         timeouts.extend(self.finish_at.map(|at| (at, "receipts")));
         timeouts.push(match self.program {
             Program::Waiting => (deadlines.start, "all have to be ready"),
             Program::Running { .. } | Program::Ended => (deadlines.end, "the session's end"),
-        });
-        // A silent party that has its receipt is not acted upon; its time must not wake us for ever.
-        timeouts.retain(|(at, what)| {
-            *what != "a party is silent" || self.ping_at <= *at || !self.is_ended()
         });
         timeouts
     }
@@ -299,6 +302,7 @@ impl Session {
         let Stage::Meshed(_, mesh) = &mut self.stage else {
             return;
         };
+        mesh.checked = now;
         if mesh.ping_at <= now {
             mesh.ping_at = now + PING_INTERVAL;
             self.ping_all(now);

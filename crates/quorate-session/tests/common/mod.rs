@@ -8,18 +8,22 @@
 )]
 
 use quorate_identity::{
-    Code, Did, DidKeyResolver, Digest, Resolver, SigningKey, UnixMillis, UnixTime, Verified, sign,
+    B64, Code, Did, DidKeyResolver, Digest, Resolver, SigningKey, Statement, UnixMillis, UnixTime,
+    Unverified, Verified, sign,
 };
 use quorate_session::{
     ContentDigest, Event, Fingerprint, Frame, Invitation, InvitationDraft, LinkId, LinkKind,
     MeshPlan, Outcome, PartyDraft, PersistToken, Phase, Pid, ProgramReport, RendezvousSecret,
     Session, Setup, State, Stored, hello_tag,
-    message::{Hello, Program, SameController, Times},
+    message::{
+        Hello, JOIN_KEM, Join, KemKey, Program, SameController, Times, peer_signature_input,
+    },
 };
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
+use x_wing::{Decapsulator, KeyExport};
 
 pub const START: i64 = 1_795_348_800;
 
@@ -628,7 +632,7 @@ impl Table {
     }
 
     pub fn proof(&self, seat: usize, who: &Outsider, inv: Digest) -> Frame {
-        let sid = quorate_identity::B64([0x51; 32]);
+        let sid = B64([0x51; 32]);
         let hello = Hello {
             v: 1,
             iss: who.key.did(),
@@ -664,4 +668,74 @@ impl Table {
             },
         )
     }
+}
+
+/// A join made by hand, as party `index` would make it with keys from `seed`.
+pub fn forge_join(index: usize, seed: u8, epoch_ms: u64, inv: Digest) -> Join {
+    let iss = key(index).did();
+    let epoch = UnixMillis(epoch_ms);
+    let wg =
+        *x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from([seed; 32])).as_bytes();
+    let ek = x_wing::DecapsulationKey::from([seed; 32])
+        .encapsulation_key()
+        .to_bytes()
+        .0;
+    let overlay = SigningKey::from_seed(&[seed; 32]);
+    let wg = B64(wg);
+    let mut join = Join {
+        v: 1,
+        iss,
+        inv,
+        pid: Pid(u16::try_from(index).unwrap()),
+        epoch,
+        n: B64([seed; 16]),
+        wg,
+        kem: Some(KemKey {
+            alg: JOIN_KEM.into(),
+            ek: B64(ek),
+        }),
+        peer: quorate_session::PeerId::of(&overlay.public()),
+        peer_sig: B64([0; 64]),
+        fp: fingerprint(),
+        iat: UnixTime(START),
+        exp: UnixTime(START + 3600),
+    };
+    resign_peer(&mut join, seed);
+    join
+}
+
+/// Renews `peerSig` after a change.
+pub fn resign_peer(join: &mut Join, seed: u8) {
+    let input = peer_signature_input(&join.inv, &join.iss, join.epoch, &join.wg);
+    join.peer_sig = B64(SigningKey::from_seed(&[seed; 32]).sign_bytes(&input));
+}
+
+pub fn epoch_now() -> u64 {
+    u64::try_from(START).unwrap() * 1000
+}
+
+/// Signs what an honest implementation would refuse to sign: the checks of the type are skipped.
+pub fn sign_unchecked<T: Statement>(claims: &T, key: &SigningKey) -> String {
+    let header = serde_json::json!({ "alg": "EdDSA", "typ": T::TYP, "kid": key.key_id() });
+    let encode = |value: Vec<u8>| quorate_identity::base64url::encode(&value);
+    let input = format!(
+        "{}.{}",
+        encode(serde_json::to_vec(&header).unwrap()),
+        encode(serde_json::to_vec(claims).unwrap())
+    );
+    let signature = key.sign_bytes(input.as_bytes());
+    format!("{input}.{}", encode(signature.to_vec()))
+}
+
+/// The statement of a type in what a seat said, if there is one.
+pub fn statement_in<T: Statement>(frames: &[Frame]) -> Option<Verified<T>> {
+    let texts = frames.iter().filter_map(|frame| match frame {
+        Frame::Statements { jws } => Some(jws),
+        _ => None,
+    });
+    texts.flatten().find_map(|text| {
+        let parsed = Unverified::<T>::parse(text).ok()?;
+        let keys = DidKeyResolver.resolve(parsed.issuer())?.ok()?;
+        parsed.verify(&keys, UnixTime(START)).ok()
+    })
 }
