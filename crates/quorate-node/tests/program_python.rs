@@ -58,32 +58,32 @@ async fn no_python_names_what_was_tried_and_one_command() {
         .expect_err("an empty folder");
     assert_eq!(error, PythonError::NoPython { tried: vec![] });
     assert_eq!(error.code(), Code::NoPython);
-    assert_eq!(error.to_string(), "no Python 3.9.0 or newer was found");
+    assert_eq!(error.to_string(), "no Python 3.10 or newer was found");
     assert!(error.fix().contains("install"), "{}", error.fix());
 
-    let old = fake(folder.path(), "python3", &answer("3, 8, 19", "null"));
+    let old = fake(folder.path(), "python3", &answer("3, 9, 19", "null"));
     let error = find(&only(&[folder.path()])).await.expect_err("too old");
     assert_eq!(error.code(), Code::NoPython);
     let text = error.to_string();
     assert!(text.contains(old.to_str().expect("UTF-8")), "{text}");
-    assert!(text.contains("Python 3.8.19 is too old"), "{text}");
+    assert!(text.contains("Python 3.9.19 is too old"), "{text}");
 }
 
 #[tokio::test]
 async fn explicit_goes_first_then_the_active_environment_then_the_path() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
-    let explicit = fake(&at("x"), "mypython", &answer("3, 9, 0", "null"));
-    let active = fake(&at("venv/bin"), "python", &answer("3, 10, 0", "null"));
+    let explicit = fake(&at("x"), "mypython", &answer("3, 10, 0", "null"));
+    let active = fake(&at("venv/bin"), "python", &answer("3, 11, 0", "null"));
     fake(&at("broken"), "python3", "exit 9");
-    fake(&at("old"), "python3", &answer("3, 8, 0", "\"0.11\""));
+    fake(&at("old"), "python3", &answer("3, 9, 21", "\"0.11\""));
     let good = fake(&at("good"), "python3", &answer("3, 12, 1", "\"0.11\""));
     fake(&at("broken"), "python", &answer("3, 13, 0", "\"0.11\""));
     let mut search = only(&[&at("broken"), &at("old"), &at("good")]);
     assert_eq!(find(&search).await.map(|found| found.path), Ok(good));
     search.virtual_env = Some(at("venv"));
     let found = find(&search).await.expect("the active one");
-    assert_eq!((&found.path, found.version), (&active, Version(3, 10, 0)));
+    assert_eq!((&found.path, found.version), (&active, Version(3, 11, 0)));
     let missing = found.require_mpyc().expect_err("it has none");
     assert_eq!(missing.code(), Code::NoMpyc);
     assert_eq!(

@@ -77,7 +77,7 @@ impl IntoIterator for ChildFds {
 }
 
 /// What the guard saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardEvent {
     /// The link to this party carries bytes.
     Connected {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::{command, supervisor::scrubbed};
 
 /// The oldest Python that MPyC 0.11 runs on.
-pub const OLDEST: Version = Version(3, 9, 0);
+pub const OLDEST: Version = Version(3, 10, 0);
 /// The MPyC that quorate installs and recommends.
 pub const MPYC_VERSION: &str = "0.11";
 /// How long a Python may take to answer.
@@ -36,7 +36,7 @@ import sys; sys.path.pop(0)
 import json
 found = {"executable": sys.executable, "version": list(sys.version_info[:3]),
          "word": 64 if sys.maxsize > 2**32 else 32, "mpyc": None, "ensurepip": False}
-if sys.version_info >= (3, 9):
+if sys.version_info >= (3, 10):
     import importlib.util, os, re
     found["ensurepip"] = importlib.util.find_spec("ensurepip") is not None
     spec = importlib.util.find_spec("mpyc")
@@ -85,7 +85,7 @@ impl PythonRuntime {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PythonError {
     /// None at all.
-    #[error("no Python {OLDEST} or newer was found{}", .tried.first().map(|first| format!(" ({first})")).unwrap_or_default())]
+    #[error("no Python 3.10 or newer was found{}", .tried.first().map(|first| format!(" ({first})")).unwrap_or_default())]
     NoPython {
         /// What was tried and why it did not do.
         tried: Vec<Unsuitable>,
@@ -226,7 +226,7 @@ pub async fn probe(path: &Path) -> Result<PythonRuntime, Unsuitable> {
     } = answer;
     if version < OLDEST {
         return Err(unsuitable(format!(
-            "Python {version} is too old, MPyC needs {OLDEST}"
+            "Python {version} is too old, MPyC {MPYC_VERSION} needs {OLDEST}"
         )));
     }
     // An embedded Python may not know itself.

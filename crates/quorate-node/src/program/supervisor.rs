@@ -119,7 +119,7 @@ pub struct ProgramSpec {
 }
 
 /// What happened to the program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProgramEvent {
     /// MPyC says that all parties are connected.
     Connected {

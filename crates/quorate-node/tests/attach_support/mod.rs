@@ -59,7 +59,7 @@ fn make_environment() -> PathBuf {
 fn run(command: &mut Command) {
     let output = command
         .output()
-        .expect("the command starts; Python 3.9 or newer is needed");
+        .expect("the command starts; Python 3.10 or newer is needed");
     assert!(
         output.status.success(),
         "{command:?}: {}",
