@@ -76,6 +76,7 @@ impl Report {
             );
         } else if !self.quiet {
             text::say(text::row("finished", &self.summary(receipts)));
+            text::say(text::row("cleaned", "mesh, session keys, sockets and run folder are removed"));
         }
     }
 
@@ -164,10 +165,6 @@ impl Report {
             }
             PartyEvent::Evidence { file } => text::row("evidence", &format!("kept in {file}")),
             PartyEvent::Note { text: note } => text::row("note", &text::foreign(note)),
-            PartyEvent::Cleaned => text::row(
-                "cleaned",
-                "mesh, session keys, sockets and the run folder are removed",
-            ),
             _ => return None,
         })
     }
@@ -178,27 +175,16 @@ impl Report {
 
     fn waiting_line(&self, parties: &[u16], what: &str, seconds: u64) -> Option<String> {
         // The short waits of a healthy session are not worth a line.
-        if seconds == 0 && what != "its connection" {
+        if seconds == 0 && what != "connection" {
             return None;
         }
         let names: Vec<_> = parties.iter().map(|p| self.name(*p)).collect();
-        let since = if seconds == 0 {
-            String::new()
-        } else {
-            format!(
-                " for {}",
-                text::duration(i64::try_from(seconds).unwrap_or(i64::MAX))
-            )
+        let since = match seconds {
+            0 => String::new(),
+            s => format!(" · {}", text::duration(i64::try_from(s).unwrap_or(i64::MAX))),
         };
-        let hint = if seconds < 30 {
-            ""
-        } else {
-            "; have they run `quorate join`? Ctrl-C stops"
-        };
-        Some(text::row(
-            "waiting",
-            &format!("{}: {what}{since}{hint}", names.join(", ")),
-        ))
+        let hint = if seconds < 30 { "" } else { " · have they run `quorate join`? Ctrl-C stops" };
+        Some(text::row("waiting", &format!("for {} · {what}{since}{hint}", names.join(", "))))
     }
 
     fn me_index(&self) -> u16 {

@@ -33,6 +33,8 @@ use crate::{
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 /// How often a wait is reported again while nothing changes.
 const WAITING_INTERVAL: Duration = Duration::from_secs(30);
+/// The word for a path that this end has not chosen yet, although the other end may use one.
+const DOWN: &str = "down";
 /// Events of control streams that may wait for the loop.
 const CONTROL_QUEUE: usize = 256;
 
@@ -404,11 +406,12 @@ impl Machine {
         };
         let session = &self.session;
         let peers = &installed.plan.peers;
-        if !at_the_latest && peers.iter().any(|peer| session.rtt(peer.pid).is_none()) {
+        let paths = installed.mesh.links();
+        let unknown = paths.iter().any(|l| l.path == DOWN) || peers.iter().any(|p| session.rtt(p.pid).is_none());
+        if unknown && !at_the_latest {
             return;
         }
         installed.reported = true;
-        let paths = installed.mesh.links();
         let path = |index| paths.iter().find(|l| l.index == index).map_or_else(String::new, |l| l.path.clone());
         let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).ok();
         let links = peers.iter().map(|peer| LinkReport {
@@ -602,7 +605,7 @@ impl Machine {
 
     fn on_program(&mut self, event: ProgramEvent) {
         let (at, now) = (clock::wall(), clock::now());
-        self.report_mesh(true);
+        self.report_mesh(matches!(event, ProgramEvent::Exit { .. }));
         let Some(running) = self.running.as_mut() else {
             return;
         };

@@ -147,12 +147,12 @@ impl Session {
             return None;
         }
         match (&self.stage, self.phases.get(&pid)?) {
-            (Stage::Joining, Phase::Invited) => Some("its connection"),
-            (Stage::Joining, Phase::Linked) => Some("its join"),
-            (Stage::Confirming(_), Phase::Joined) => Some("its confirm"),
-            (Stage::Confirming(_), Phase::Confirmed) => Some("its key share"),
-            (Stage::Meshed(..), Phase::Keyed | Phase::Confirmed) => Some("its tunnel"),
-            (Stage::Closing(_), phase) if *phase != Phase::Receipt => Some("its receipt"),
+            (Stage::Joining, Phase::Invited) => Some("connection"),
+            (Stage::Joining, Phase::Linked) => Some("join"),
+            (Stage::Confirming(_), Phase::Joined) => Some("confirm"),
+            (Stage::Confirming(_), Phase::Confirmed) => Some("key share"),
+            (Stage::Meshed(..), Phase::Keyed | Phase::Confirmed) => Some("tunnel"),
+            (Stage::Closing(_), phase) if *phase != Phase::Receipt => Some("receipt"),
             _ => None,
         }
     }

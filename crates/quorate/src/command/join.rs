@@ -8,7 +8,7 @@ use quorate_node::{
     party::{self, EVENT_QUEUE, PartyConfig, Scope, Stop},
     program::{Builtin, PythonRuntime, builtin, check_private_args, python},
 };
-use quorate_session::{Bundle, Fingerprint, Invitation, Outcome};
+use quorate_session::{Bundle, Fingerprint, Invitation, Outcome, Pid};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -85,13 +85,13 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
         invitation: invitation.clone(),
     };
     let report = Report::new(global, &invitation, me);
-    let outcome = runtime.block_on(take_part(config, report));
+    let outcome = runtime.block_on(take_part(config, report, me));
     // The program's last output is flushed by now; nothing else may keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
 
-async fn take_part(config: PartyConfig, mut report: Report) -> Result<ExitCode, Failure> {
+async fn take_part(config: PartyConfig, mut report: Report, me: usize) -> Result<ExitCode, Failure> {
     let invitation = config.invitation.clone();
     let (events, mut shown) = mpsc::channel(EVENT_QUEUE);
     let (stop, stopped) = watch::channel(Stop::No);
@@ -104,7 +104,7 @@ async fn take_part(config: PartyConfig, mut report: Report) -> Result<ExitCode, 
     let outcome = run
         .await
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))??;
-    conclude(&invitation, &report, outcome)
+    conclude(&invitation, &report, me, outcome)
 }
 
 /// First signal: tell the others, stop, clean up. Second: clean up at once.
@@ -131,6 +131,7 @@ async fn watch_signals(stop: watch::Sender<Stop>) {
 fn conclude(
     invitation: &Verified<Invitation>,
     report: &Report,
+    me: usize,
     outcome: Outcome,
 ) -> Result<ExitCode, Failure> {
     match outcome {
@@ -138,35 +139,27 @@ fn conclude(
             report.finished(receipts.len());
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Failed {
-            code,
-            whom,
-            detail,
-            receipts,
-        } => {
-            let name = |pid: quorate_session::Pid| {
-                let party = invitation.subject.parties.get(pid.index());
-                party.map_or_else(
-                    || format!("party {pid}"),
-                    |p| format!("{} ({})", text::foreign(&p.name), p.did),
-                )
-            };
-            let mut failure = Failure::new(code, detail);
+        Outcome::Failed { code, whom, detail, receipts } => {
+            let mut failure = Failure::new(seen_from(code, whom, me), detail);
             if let Some(pid) = whom {
-                failure = failure.note("who", name(pid));
+                let party = invitation.subject.parties.get(pid.index());
+                let who = party.map_or_else(|| format!("party {pid}"), |p| format!("{} ({})", text::foreign(&p.name), p.did));
+                failure = failure.note("who", who);
             }
-            failure = failure.note(
-                "effect",
-                "the program was stopped; no result came from this run",
-            );
+            failure = failure.note("effect", "the program was stopped; no result came from this run");
             if !receipts.is_empty() {
-                failure = failure.note(
-                    "receipts",
-                    format!("{} signed that it ended so", receipts.len()),
-                );
+                failure = failure.note("receipts", format!("{} signed that it ended so", receipts.len()));
             }
             Err(failure)
         }
+    }
+}
+
+/// What another party's own trouble (its disk, its user, its Python) means here: it left.
+fn seen_from(code: Code, whom: Option<Pid>, me: usize) -> Code {
+    match (code.exit_code(), whom) {
+        (76 | 74 | 130, Some(pid)) if pid.index() != me => Code::PartyLeft,
+        _ => code,
     }
 }
 

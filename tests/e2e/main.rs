@@ -1,0 +1,13 @@
+//! The real binary, real processes, real MPyC: what a user sees, and what an attacker gets.
+//!
+//! All traffic is on loopback (`--local`) or in a namespace that the test makes.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod bad_input;
+mod capture;
+mod demo;
+mod failure;
+mod identity;
+mod three_shells;
+mod world;
