@@ -30,14 +30,19 @@ fn join_slow(world: &World, file: &std::path::Path) -> Vec<Running> {
 
 fn assert_others_name_bo(joined: Vec<Running>, code: &str, killed: Instant) {
     for (index, party) in joined.into_iter().enumerate() {
-        let ended = party.end_within(ALL_STOP.saturating_sub(killed.elapsed()) + Duration::from_secs(5));
+        let ended =
+            party.end_within(ALL_STOP.saturating_sub(killed.elapsed()) + Duration::from_secs(5));
         if index == 1 {
             continue;
         }
         ended.assert_refused(code, 75);
         assert!(ended.stderr.contains("bo (did:key:"), "{}", ended.stderr);
     }
-    assert!(killed.elapsed() < ALL_STOP, "the others took {:?} to stop", killed.elapsed());
+    assert!(
+        killed.elapsed() < ALL_STOP,
+        "the others took {:?} to stop",
+        killed.elapsed()
+    );
 }
 
 #[test]
@@ -46,7 +51,9 @@ fn f05_a_killed_node_is_noticed_named_and_cleaned_up_and_a_rerun_works() {
     let killed = Instant::now();
     joined[1].signal(Signal::KILL);
     assert_others_name_bo(joined, "E_PARTY_LEFT", killed);
-    crate::world::eventually("no program outlives its killed node", || world.program_processes().is_empty());
+    crate::world::eventually("no program outlives its killed node", || {
+        world.program_processes().is_empty()
+    });
 
     let again = join_slow(&world, &file);
     for party in &again {
@@ -94,7 +101,11 @@ fn a55_a_program_that_fails_stops_all_and_its_party_is_named() {
         ended.assert_refused("E_PROGRAM_FAILED", 75);
         assert!(ended.stderr.contains("bo (did:key:"), "{}", ended.stderr);
         let told = ended.stderr.contains("secret words");
-        assert_eq!(told, index == 1, "what a program prints stays on its machine");
+        assert_eq!(
+            told,
+            index == 1,
+            "what a program prints stays on its machine"
+        );
     }
     world.assert_clean();
 }

@@ -12,7 +12,10 @@ fn an_identity_is_made_at_first_use_and_private() {
     let again = output(again);
     assert_eq!(again.stdout.trim(), world.dids[0]);
     let key = world.home(0).join("data/identity/default.json");
-    assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(key).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 }
 
 #[test]
@@ -22,7 +25,10 @@ fn an_identity_moves_by_export_and_import_and_is_not_lost_by_accident() {
     let mut export = world.quorate(0);
     export.args(["id", "export", "--out"]).arg(&file);
     output(export).assert_done();
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 
     let mut import = world.quorate(1);
     import.args(["id", "import"]).arg(&file);
@@ -54,6 +60,10 @@ fn quorate_alone_shows_the_way() {
     let shown = output(world.quorate(0));
     shown.assert_done();
     for verb in ["demo", "id show", "invite", "join", "verify"] {
-        assert!(shown.stderr.contains(&format!("quorate {verb}")), "{}", shown.stderr);
+        assert!(
+            shown.stderr.contains(&format!("quorate {verb}")),
+            "{}",
+            shown.stderr
+        );
     }
 }

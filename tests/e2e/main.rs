@@ -9,5 +9,6 @@ mod capture;
 mod demo;
 mod failure;
 mod identity;
+mod insider;
 mod three_shells;
 mod world;

@@ -5,21 +5,39 @@ use crate::world::{World, program, socket_inodes, tcp_inodes};
 #[test]
 fn three_joins_compute_the_same_result_from_private_files() {
     let world = World::three();
-    let files = ["year,income\n2026,1000\n2026,3000\n", "year,income\n2026,2000\n2025,7\n", "year,income\n2026,4000\n"];
+    let files = [
+        "year,income\n2026,1000\n2026,3000\n",
+        "year,income\n2026,2000\n2025,7\n",
+        "year,income\n2026,4000\n",
+    ];
     for (name, content) in world.names.iter().zip(files) {
         std::fs::write(world.path(&format!("{name}.csv")), content).unwrap();
     }
     let file = world.invite("mean-income", &["--year", "2026"]);
     let joined = world.all_join(&file, |index, command| {
-        command.arg("--").arg("--data").arg(world.path(&format!("{}.csv", world.names[index])));
+        command
+            .arg("--")
+            .arg("--data")
+            .arg(world.path(&format!("{}.csv", world.names[index])));
     });
     for party in joined {
         let ended = party.end();
         ended.assert_done();
-        assert!(ended.stdout.contains("people 4\nmean income 2026: 2500\n"), "{}", ended.stdout);
-        assert!(ended.stderr.contains("sealed       3/3"), "{}", ended.stderr);
+        assert!(
+            ended.stdout.contains("people 4\nmean income 2026: 2500\n"),
+            "{}",
+            ended.stdout
+        );
+        assert!(
+            ended.stderr.contains("sealed       3/3"),
+            "{}",
+            ended.stderr
+        );
         assert!(ended.stderr.contains("receipts 3/3"), "{}", ended.stderr);
-        assert!(!ended.stdout.contains("sealed"), "stdout belongs to the computation");
+        assert!(
+            !ended.stdout.contains("sealed"),
+            "stdout belongs to the computation"
+        );
     }
     world.assert_clean();
 }
@@ -40,8 +58,14 @@ fn the_program_has_no_tcp_port_while_it_runs() {
     let tcp = tcp_inodes();
     for pid in programs {
         let held = socket_inodes(pid);
-        assert!(!held.is_empty(), "the program's links are sockets, so this look must find some");
-        assert!(held.iter().all(|inode| !tcp.contains(inode)), "a TCP socket belongs to the program");
+        assert!(
+            !held.is_empty(),
+            "the program's links are sockets, so this look must find some"
+        );
+        assert!(
+            held.iter().all(|inode| !tcp.contains(inode)),
+            "a TCP socket belongs to the program"
+        );
     }
     for party in &joined {
         party.signal(rustix::process::Signal::INT);
@@ -89,7 +113,14 @@ fn a_party_is_waited_for_by_name_and_may_come_late() {
         })
         .collect();
     early[0].stderr.wait_for("joined       bo");
-    assert!(early[0].stderr.text().contains("waiting      for bo, cleo · connection"), "{}", early[0].stderr.text());
+    assert!(
+        early[0]
+            .stderr
+            .text()
+            .contains("waiting      for bo, cleo · connection"),
+        "{}",
+        early[0].stderr.text()
+    );
     let mut late = world.join(2, &file);
     late.args(["--", "--vote", "no"]);
     let late = crate::world::Running::start(late);

@@ -19,26 +19,39 @@ pub const QUORATE: &str = env!("CARGO_BIN_EXE_quorate");
 /// The Python of an environment with MPyC 0.11, made once per machine by the demo's own code.
 pub fn python() -> PathBuf {
     static PYTHON: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-            || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
-            PathBuf::from,
-        );
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            use quorate_node::program::{environment, python};
-            let search = python::Search::from_env(None);
-            let base = python::find(&search).await.expect("Python 3.9 or newer is needed: sudo apt install python3 python3-venv");
-            let data = cache.join("quorate/e2e");
-            environment::prepare(&data, &base, |_| {}).await.expect("MPyC can be installed with pip").path
+    PYTHON
+        .get_or_init(|| {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+                || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
+                PathBuf::from,
+            );
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                use quorate_node::program::{environment, python};
+                let search = python::Search::from_env(None);
+                let base = python::find(&search)
+                    .await
+                    .expect("Python 3.9 or newer is needed: sudo apt install python3 python3-venv");
+                let data = cache.join("quorate/e2e");
+                environment::prepare(&data, &base, |_| {})
+                    .await
+                    .expect("MPyC can be installed with pip")
+                    .path
+            })
         })
-    })
-    .clone()
+        .clone()
 }
 
 /// The folder with the programs of these tests.
 pub fn program(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/e2e/programs").join(name).canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/e2e/programs")
+        .join(name)
+        .canonicalize()
+        .unwrap()
 }
 
 /// People with a home folder and a DID each.
@@ -50,12 +63,25 @@ pub struct World {
 
 impl World {
     pub fn new(names: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("quorate-e2e-").tempdir().unwrap();
-        let mut world = Self { folder, names: names.iter().map(|n| (*n).to_owned()).collect(), dids: Vec::new() };
+        let folder = tempfile::Builder::new()
+            .prefix("quorate-e2e-")
+            .tempdir()
+            .unwrap();
+        let mut world = Self {
+            folder,
+            names: names.iter().map(|n| (*n).to_owned()).collect(),
+            dids: Vec::new(),
+        };
         for index in 0..names.len() {
-            let shown = world.quorate(index).args(["--quiet", "id", "show"]).output().unwrap();
+            let shown = world
+                .quorate(index)
+                .args(["--quiet", "id", "show"])
+                .output()
+                .unwrap();
             assert!(shown.status.success(), "{shown:?}");
-            world.dids.push(String::from_utf8(shown.stdout).unwrap().trim().to_owned());
+            world
+                .dids
+                .push(String::from_utf8(shown.stdout).unwrap().trim().to_owned());
         }
         world
     }
@@ -75,25 +101,51 @@ impl World {
     /// The binary with the home of one party.
     pub fn quorate(&self, index: usize) -> Command {
         let mut command = Command::new(QUORATE);
-        command.arg("--home").arg(self.home(index)).env_remove("QUORATE_HOME").env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+            .arg("--home")
+            .arg(self.home(index))
+            .env_remove("QUORATE_HOME")
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null());
         command
     }
 
     /// Party 0 invites the others.
     pub fn invite(&self, program: &str, public: &[&str]) -> PathBuf {
         let file = self.path(&format!("{}.quorate", fastrand(self.folder.path())));
-        let others: Vec<_> = (1..self.names.len()).map(|i| format!("{}={}", self.names[i], self.dids[i])).collect();
+        let others: Vec<_> = (1..self.names.len())
+            .map(|i| format!("{}={}", self.names[i], self.dids[i]))
+            .collect();
         let mut command = self.quorate(0);
-        command.args(["--quiet", "invite", program, "--me", &self.names[0], "--with", &others.join(","), "--out"]).arg(&file);
+        command
+            .args([
+                "--quiet",
+                "invite",
+                program,
+                "--me",
+                &self.names[0],
+                "--with",
+                &others.join(","),
+                "--out",
+            ])
+            .arg(&file);
         let invited = command.arg("--").args(public).output().unwrap();
-        assert!(invited.status.success(), "{}", String::from_utf8_lossy(&invited.stderr));
+        assert!(
+            invited.status.success(),
+            "{}",
+            String::from_utf8_lossy(&invited.stderr)
+        );
         file
     }
 
     /// A `join` that agrees and stays on this machine.
     pub fn join(&self, index: usize, file: &Path) -> Command {
         let mut command = self.quorate(index);
-        command.arg("join").arg(file).args(["--local", "--yes", "--python"]).arg(python());
+        command
+            .arg("join")
+            .arg(file)
+            .args(["--local", "--yes", "--python"])
+            .arg(python());
         command
     }
 
@@ -113,7 +165,9 @@ impl World {
         let mark = self.folder.path().to_string_lossy().into_owned();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             if line.contains(&mark) && pid != std::process::id() {
@@ -125,15 +179,26 @@ impl World {
 
     /// The processes of programs: Python running a copy in a run folder.
     pub fn program_processes(&self) -> Vec<u32> {
-        self.processes().into_iter().filter(|(_, line)| line.contains("/run/") && line.contains("/program/")).map(|(pid, _)| pid).collect()
+        self.processes()
+            .into_iter()
+            .filter(|(_, line)| line.contains("/run/") && line.contains("/program/"))
+            .map(|(pid, _)| pid)
+            .collect()
     }
 
     /// Nothing runs, and no run folder is left.
     pub fn assert_clean(&self) {
-        eventually("no process of the session is left", || self.processes().is_empty());
+        eventually("no process of the session is left", || {
+            self.processes().is_empty()
+        });
         for index in 0..self.names.len() {
             let run = self.home(index).join("run");
-            let left: Vec<_> = fs::read_dir(&run).into_iter().flatten().flatten().map(|e| e.path()).collect();
+            let left: Vec<_> = fs::read_dir(&run)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path())
+                .collect();
             assert!(left.is_empty(), "left in {}: {left:?}", run.display());
         }
     }
@@ -163,7 +228,9 @@ impl Printed {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
                 let (text, changed) = &*self.0;
-                text.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                text.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&buffer[..count]));
                 changed.notify_all();
             }
         });
@@ -176,7 +243,9 @@ impl Printed {
     /// Waits until `word` was printed.
     pub fn wait_for(&self, word: &str) {
         let (text, changed) = &*self.0;
-        let (text, waited) = changed.wait_timeout_while(text.lock().unwrap(), PATIENCE, |t| !t.contains(word)).unwrap();
+        let (text, waited) = changed
+            .wait_timeout_while(text.lock().unwrap(), PATIENCE, |t| !t.contains(word))
+            .unwrap();
         assert!(!waited.timed_out(), "{word:?} was not printed:\n{text}");
     }
 }
@@ -198,11 +267,19 @@ pub struct Ended {
 
 impl Running {
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (stdout, stderr) = (Printed::default(), Printed::default());
         stdout.clone().collect(child.stdout.take().unwrap());
         stderr.clone().collect(child.stderr.take().unwrap());
-        Self { child, stdout, stderr }
+        Self {
+            child,
+            stdout,
+            stderr,
+        }
     }
 
     pub fn pid(&self) -> u32 {
@@ -221,12 +298,20 @@ impl Running {
             match self.child.try_wait().unwrap() {
                 Some(status) => break status,
                 None if start.elapsed() > patience => {
-                    panic!("still running after {patience:?}:\n{}\n{}", self.stdout.text(), self.stderr.text())
+                    panic!(
+                        "still running after {patience:?}:\n{}\n{}",
+                        self.stdout.text(),
+                        self.stderr.text()
+                    )
                 }
                 None => thread::sleep(Duration::from_millis(20)),
             }
         };
-        Ended { code: status.code(), stdout: self.stdout.text(), stderr: self.stderr.text() }
+        Ended {
+            code: status.code(),
+            stdout: self.stdout.text(),
+            stderr: self.stderr.text(),
+        }
     }
 
     pub fn end(self) -> Ended {
@@ -243,7 +328,11 @@ impl Drop for Running {
 
 /// Runs a command to its end.
 pub fn output(mut command: Command) -> Ended {
-    let Output { status, stdout, stderr } = command.output().unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
     Ended {
         code: status.code(),
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
@@ -261,9 +350,17 @@ impl Ended {
     /// Ended with this code, which it said, and with a next step.
     #[track_caller]
     pub fn assert_refused(&self, code: &str, exit: i32) {
-        assert!(self.stderr.contains(code), "{code} is not in:\n{}", self.stderr);
+        assert!(
+            self.stderr.contains(code),
+            "{code} is not in:\n{}",
+            self.stderr
+        );
         assert_eq!(self.code, Some(exit), "{}", self.stderr);
-        assert!(self.stderr.contains("hint:"), "no next step in:\n{}", self.stderr);
+        assert!(
+            self.stderr.contains("hint:"),
+            "no next step in:\n{}",
+            self.stderr
+        );
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 }
@@ -272,7 +369,14 @@ impl Ended {
 pub fn tcp_inodes() -> Vec<u64> {
     ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
-        .flat_map(|path| fs::read_to_string(path).unwrap_or_default().lines().skip(1).map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|path| {
+            fs::read_to_string(path)
+                .unwrap_or_default()
+                .lines()
+                .skip(1)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
         .filter_map(|line| line.split_whitespace().nth(9)?.parse().ok())
         .collect()
 }
@@ -283,6 +387,12 @@ pub fn socket_inodes(pid: u32) -> Vec<u64> {
     entries
         .flatten()
         .filter_map(|e| fs::read_link(e.path()).ok())
-        .filter_map(|link| link.to_string_lossy().strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
+        .filter_map(|link| {
+            link.to_string_lossy()
+                .strip_prefix("socket:[")?
+                .strip_suffix(']')?
+                .parse()
+                .ok()
+        })
         .collect()
 }

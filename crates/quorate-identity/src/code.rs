@@ -74,7 +74,7 @@ codes! {
     Left "E_LEFT" 75 "A party left the session." "Ask that party, then start again.";
     Interrupted "E_INTERRUPTED" 130 "Stopped by the user." "Start again when you are ready.";
     Declined "E_DECLINED" 74 "A person declined." "Nothing to do.";
-    NoPython "E_NO_PYTHON" 76 "No usable Python was found." "Install Python 3.9 or newer, or give its path with --python.";
+    NoPython "E_NO_PYTHON" 76 "No usable Python was found." "Install Python 3.10 or newer, or give its path with --python.";
     NoMpyc "E_NO_MPYC" 76 "Python has no MPyC." "Install it: python3 -m pip install mpyc==0.11";
     Userns "E_USERNS" 76 "This machine allows no private namespaces." "Use another attach mode.";
     Port "E_PORT" 76 "No network socket could be opened." "Check the firewall and the limits of this machine.";

@@ -76,7 +76,10 @@ impl Report {
             );
         } else if !self.quiet {
             text::say(text::row("finished", &self.summary(receipts)));
-            text::say(text::row("cleaned", "mesh, session keys, sockets and run folder are removed"));
+            text::say(text::row(
+                "cleaned",
+                "mesh, session keys, sockets and run folder are removed",
+            ));
         }
     }
 
@@ -181,10 +184,20 @@ impl Report {
         let names: Vec<_> = parties.iter().map(|p| self.name(*p)).collect();
         let since = match seconds {
             0 => String::new(),
-            s => format!(" · {}", text::duration(i64::try_from(s).unwrap_or(i64::MAX))),
+            s => format!(
+                " · {}",
+                text::duration(i64::try_from(s).unwrap_or(i64::MAX))
+            ),
         };
-        let hint = if seconds < 30 { "" } else { " · have they run `quorate join`? Ctrl-C stops" };
-        Some(text::row("waiting", &format!("for {} · {what}{since}{hint}", names.join(", "))))
+        let hint = if seconds < 30 {
+            ""
+        } else {
+            " · have they run `quorate join`? Ctrl-C stops"
+        };
+        Some(text::row(
+            "waiting",
+            &format!("for {} · {what}{since}{hint}", names.join(", ")),
+        ))
     }
 
     fn me_index(&self) -> u16 {

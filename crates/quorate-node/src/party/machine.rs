@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Fault,
-    attach::GuardEvent,
+    attach::{GuardEvent, Refusal},
     files::{Home, RunFolder, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent},
     program::supervisor::{ProgramEvent, Supervisor},
@@ -371,7 +371,10 @@ impl Machine {
     }
 
     fn close_link(&mut self, link: LinkId) {
-        let stream = self.installed.as_mut().and_then(|i| i.streams.remove(&link));
+        let stream = self
+            .installed
+            .as_mut()
+            .and_then(|i| i.streams.remove(&link));
         // Without its sender a control stream ends by itself.
         if stream.is_none() {
             self.overlay.close_link(link.0);
@@ -407,19 +410,30 @@ impl Machine {
         let session = &self.session;
         let peers = &installed.plan.peers;
         let paths = installed.mesh.links();
-        let unknown = paths.iter().any(|l| l.path == DOWN) || peers.iter().any(|p| session.rtt(p.pid).is_none());
+        let unknown = paths.iter().any(|l| l.path == DOWN)
+            || peers.iter().any(|p| session.rtt(p.pid).is_none());
         if unknown && !at_the_latest {
             return;
         }
         installed.reported = true;
-        let path = |index| paths.iter().find(|l| l.index == index).map_or_else(String::new, |l| l.path.clone());
+        let path = |index| {
+            paths
+                .iter()
+                .find(|l| l.index == index)
+                .map_or_else(String::new, |l| l.path.clone())
+        };
         let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).ok();
         let links = peers.iter().map(|peer| LinkReport {
             index: peer.pid.0,
             path: path(peer.pid.0),
             rtt_us: session.rtt(peer.pid).and_then(micros),
         });
-        show(&self.events, PartyEvent::Mesh { links: links.collect() });
+        show(
+            &self.events,
+            PartyEvent::Mesh {
+                links: links.collect(),
+            },
+        );
     }
 
     /// Waits for the next thing that happens.
@@ -590,6 +604,14 @@ impl Machine {
                 let me = self.session.me();
                 let note = format!("its program claimed to be party {claimed}");
                 self.session.abort(Code::PidSpoof, Some(me), &note, at, now);
+            }
+            // Each link is for one connection: once it is used up the run cannot go on.
+            GuardEvent::Refused {
+                peer,
+                why: why @ (Refusal::Silent(_) | Refusal::NotReached(_)),
+            } => {
+                self.session
+                    .abort(why.code(), Some(Pid(peer)), &why.to_string(), at, now);
             }
             GuardEvent::Refused { peer, why } => show(
                 &self.events,

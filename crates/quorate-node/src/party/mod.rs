@@ -69,6 +69,9 @@ pub struct PartyConfig {
     pub working_folder: PathBuf,
     /// Which networks may be used.
     pub scope: Scope,
+    /// Whether the own program must give this party's own number before anything leaves. The other
+    /// parties never rely on it: their guards check again.
+    pub check_own_program: bool,
     /// Where state and run folders are.
     pub home: Home,
     /// Where the program's standard output goes, for each run anew.

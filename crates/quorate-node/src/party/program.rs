@@ -101,6 +101,9 @@ impl Guard {
             stdout: (config.stdout)(),
             stderr: (config.stderr)(),
         };
+        if !config.check_own_program {
+            self.attach.trust_own_program();
+        }
         self.carry_outbound();
         Supervisor::start(spec)
             .await

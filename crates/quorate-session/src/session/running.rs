@@ -254,10 +254,7 @@ impl Session {
     /// Something came through the tunnel of `pid`.
     pub(super) fn note_heard(&mut self, pid: Pid, now: Instant) {
         if let Stage::Meshed(_, mesh) = &mut self.stage {
-            mesh.contacts
-                .entry(pid)
-                .or_insert(Contact::new(now))
-                .heard = now;
+            mesh.contacts.entry(pid).or_insert(Contact::new(now)).heard = now;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
-use quorate_identity::{Code, SigningKey, Verified};
+use quorate_identity::{CLOCK_SKEW_SECONDS, Code, SigningKey, Verified};
 use quorate_node::{
     files::{IdentityFile, ProgramFiles},
     party::{self, EVENT_QUEUE, PartyConfig, Scope, Stop},
@@ -16,7 +16,7 @@ use crate::{
     command::home,
     consent,
     failure::Failure,
-    invitation::{describe, receive},
+    invitation::{describe, now, receive},
     report::Report,
     text,
 };
@@ -38,6 +38,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     })?;
     let (identity, _) = IdentityFile::load_or_create(&home)?;
     let me = my_index(&invitation, &identity.key)?;
+    check_deadline(&invitation)?;
     check_private_args(&args.args)
         .map_err(|e| Failure::new(e.code(), e.to_string()).hint(e.hint()))?;
     let program = my_program(&invitation, args.program.as_deref())?;
@@ -79,6 +80,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
         private_args: args.args,
         working_folder: std::env::current_dir().unwrap_or_else(|_| "/".into()),
         scope: if args.local { Scope::Local } else { Scope::Lan },
+        check_own_program: true,
         home,
         stdout: Box::new(|| Box::new(tokio::io::stdout())),
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
@@ -91,7 +93,11 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     outcome
 }
 
-async fn take_part(config: PartyConfig, mut report: Report, me: usize) -> Result<ExitCode, Failure> {
+async fn take_part(
+    config: PartyConfig,
+    mut report: Report,
+    me: usize,
+) -> Result<ExitCode, Failure> {
     let invitation = config.invitation.clone();
     let (events, mut shown) = mpsc::channel(EVENT_QUEUE);
     let (stop, stopped) = watch::channel(Stop::No);
@@ -139,16 +145,30 @@ fn conclude(
             report.finished(receipts.len());
             Ok(ExitCode::SUCCESS)
         }
-        Outcome::Failed { code, whom, detail, receipts } => {
+        Outcome::Failed {
+            code,
+            whom,
+            detail,
+            receipts,
+        } => {
             let mut failure = Failure::new(seen_from(code, whom, me), detail);
             if let Some(pid) = whom {
                 let party = invitation.subject.parties.get(pid.index());
-                let who = party.map_or_else(|| format!("party {pid}"), |p| format!("{} ({})", text::foreign(&p.name), p.did));
+                let who = party.map_or_else(
+                    || format!("party {pid}"),
+                    |p| format!("{} ({})", text::foreign(&p.name), p.did),
+                );
                 failure = failure.note("who", who);
             }
-            failure = failure.note("effect", "the program was stopped; no result came from this run");
+            failure = failure.note(
+                "effect",
+                "the program was stopped; no result came from this run",
+            );
             if !receipts.is_empty() {
-                failure = failure.note("receipts", format!("{} signed that it ended so", receipts.len()));
+                failure = failure.note(
+                    "receipts",
+                    format!("{} signed that it ended so", receipts.len()),
+                );
             }
             Err(failure)
         }
@@ -179,6 +199,19 @@ fn my_index(invitation: &Verified<Invitation>, key: &SigningKey) -> Result<usize
         .note("you are", did.to_string())
         .hint("give the organizer your DID, or use the identity that was invited with --home")
     })
+}
+
+fn check_deadline(invitation: &Verified<Invitation>) -> Result<(), Failure> {
+    let late = now().0 - invitation.subject.time.join_by.0;
+    if late <= CLOCK_SKEW_SECONDS {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Time,
+        format!("the time to join ended {} ago", text::duration(late)),
+    )
+    .note("until", invitation.subject.time.join_by.rfc3339())
+    .note("your clock", now().rfc3339()))
 }
 
 /// The user's copy of the program, which must be the one of the invitation, byte for byte.
