@@ -1,6 +1,5 @@
 //! The stack's two sides towards WireGuard: packets in, packets out, both bounded.
 
-use super::limits::BATCH;
 use bytes::BytesMut;
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
@@ -77,7 +76,6 @@ pub(super) struct Ingress<'a, F> {
 
 impl<'a, F: AsRef<[u8]>> Ingress<'a, F> {
     pub(super) fn new(batch: &'a mut Vec<F>) -> Self {
-        debug_assert!(batch.len() <= BATCH);
         Self {
             batch: batch.drain(..),
             current: None,

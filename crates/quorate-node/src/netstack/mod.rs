@@ -3,12 +3,12 @@
 //!
 //! ```text
 //!  TunnelStream ─ poll_write ─► socket buffer ─► segments ─► outbound queue ─► WireGuard
-//!  TunnelStream ◄─ poll_read ── socket buffer ◄─ segments ◄─ inbound queue ◄── WireGuard
+//!  TunnelStream ◄─ poll_read ── socket buffer ◄─ segments ◄─ Injector ◄─────── WireGuard
 //! ```
-//! One task per mesh owns the inbound side and the timers. A stream that writes sends its segments
-//! at once, under the stack's lock, so data does not wait for a task switch. The task sleeps until
-//! a packet arrives, a timer of TCP is due, a stream asks for it, or the outbound queue has room
-//! again; it never polls on a schedule.
+//! Whoever has something for the stack does it at once, under the stack's lock: WireGuard's task
+//! injects a batch of packets, a stream that writes sends its segments, so nothing waits for a
+//! task switch. One task per mesh keeps the timers: it sleeps until one is due, a stream asks for
+//! it, or the outbound queue has room again; it never polls on a schedule.
 //!
 //! **Back-pressure.** When the outbound queue is full no segment is made, so data stays in socket
 //! buffers and writers wait. When a reader is slow the receive window closes and the peer waits.
@@ -74,10 +74,8 @@ pub mod limits {
     pub const REFUSED_PAUSE: Duration = Duration::from_millis(50);
     /// How long data of a dropped stream may wait for the peer's acknowledgement.
     pub const LINGER: Duration = Duration::from_secs(30);
-    /// Packets between WireGuard and the stack, each way.
+    /// Packets on their way from the stack to WireGuard.
     pub const PACKET_QUEUE: usize = 1024;
-    /// Packets taken in one go.
-    pub const BATCH: usize = 256;
     /// First port of our own ends of connections.
     pub const FIRST_EPHEMERAL_PORT: u16 = 49_152;
 }
@@ -127,26 +125,22 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts the stack between the two queues. `inbound` carries decrypted IP packets of peers,
-    /// `outbound` takes the packets for them; its bound is the stack's back-pressure.
-    pub fn start<F>(
-        config: &StackConfig,
-        inbound: mpsc::Receiver<F>,
-        outbound: mpsc::Sender<BytesMut>,
-    ) -> Self
-    where
-        F: AsRef<[u8]> + Send + 'static,
-    {
+    /// Starts the stack. `outbound` takes the packets for peers; its bound is the stack's
+    /// back-pressure. Packets of peers come in through [`Stack::injector`].
+    pub fn start(config: &StackConfig, outbound: mpsc::Sender<BytesMut>) -> Self {
+        let device = Outbound::new(outbound.clone(), config.mtu);
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(
-                config,
-                Outbound::new(outbound.clone(), config.mtu),
-            )),
+            core: Mutex::new(Core::new(config, device)),
             kick: Notify::new(),
         });
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(run(Arc::clone(&shared), inbound, outbound, stopped));
+        let task = tokio::spawn(run(Arc::clone(&shared), outbound, stopped));
         Self { shared, stop, task }
+    }
+
+    /// The way in for packets of peers.
+    pub fn injector(&self) -> Injector {
+        Injector(Arc::clone(&self.shared))
     }
 
     /// Takes connections to `port` from any peer. A second listener on the same port replaces
@@ -177,26 +171,37 @@ impl Stack {
     }
 }
 
-async fn run<F>(
+/// The way into a stack for decrypted packets.
+#[derive(Clone, Debug)]
+pub struct Injector(Arc<Shared>);
+
+impl Injector {
+    /// Takes a batch of IP packets in; the answers are in the outbound queue when this returns.
+    pub fn inject<F: AsRef<[u8]>>(&self, batch: &mut Vec<F>) {
+        let mut core = self.0.lock();
+        core.poll(&mut Ingress::new(batch));
+        if core.task_is_late() {
+            self.0.kick.notify_one();
+        }
+    }
+}
+
+async fn run(
     shared: Arc<Shared>,
-    mut inbound: mpsc::Receiver<F>,
     outbound: mpsc::Sender<BytesMut>,
     mut stopped: watch::Receiver<bool>,
-) where
-    F: AsRef<[u8]> + Send + 'static,
-{
-    let mut batch: Vec<F> = Vec::with_capacity(limits::BATCH);
+) {
+    let mut nothing: Vec<BytesMut> = Vec::new();
     loop {
         let (wait, blocked) = {
             let mut core = shared.lock();
-            core.poll(&mut Ingress::new(&mut batch));
+            core.poll(&mut Ingress::new(&mut nothing));
             core.plan()
         };
         tokio::select! {
             biased;
             // An error means that the handle is gone: nobody can use the stack any more.
             _ = stopped.wait_for(|stop| *stop) => break,
-            n = inbound.recv_many(&mut batch, limits::BATCH) => if n == 0 { break },
             () = shared.kick.notified() => {}
             _ = outbound.reserve(), if blocked => {}
             () = sleep(wait), if !blocked => {}

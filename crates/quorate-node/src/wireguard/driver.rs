@@ -8,17 +8,12 @@
 //! here and nowhere else.
 
 use super::{
-    MeshConfig, MeshError, MeshEvent, MeshPeer, addresses, ago,
-    limits::{
-        ADDRESS_SCAN, EVENT_BACKLOG, HANDSHAKE_ROUND, KEEPALIVE_SECONDS, PROBE_REPEAT, REKEY_CHECK,
-        SEND_BATCH, STUN_QUEUE,
-    },
-    probe,
+    MeshConfig, MeshError, MeshEvent, MeshPeer, addresses,
+    engine::{Note, Order, Stun},
+    limits::{ADDRESS_SCAN, EVENT_BACKLOG, HANDSHAKE_ROUND, PROBE_REPEAT, REKEY_CHECK},
     socket::MeshSocket,
     table::{PathTable, Route},
-    transport::{self, Decrypted, Factory, FromStack, Heard, MeshDevice, Stun, ToStack},
 };
-use bytes::BytesMut;
 use quorate_path::{Agent, AgentConfig, Credentials, Path, PathEvent, Scope};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,13 +21,7 @@ use std::{
     sync::Arc,
     time::Instant,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
-
-/// Notes and probes between the packet tasks and this one: a few per peer.
-const NOTES: usize = 256;
+use tokio::sync::{mpsc, watch};
 
 /// What the mesh's handle asks for.
 #[derive(Debug)]
@@ -41,21 +30,23 @@ pub(super) enum Command {
     Stop,
 }
 
-/// The queues a driver is connected to.
+/// The queues of the mesh task.
 #[derive(Debug)]
-pub(super) struct Channels {
-    pub(super) to_stack: mpsc::Sender<Decrypted>,
-    pub(super) from_stack: mpsc::Receiver<BytesMut>,
-    pub(super) events: mpsc::Sender<MeshEvent>,
+pub(super) struct Queues {
     pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) events: mpsc::Sender<MeshEvent>,
     pub(super) up: watch::Sender<BTreeSet<u16>>,
+    pub(super) orders: mpsc::Sender<Order>,
+    pub(super) stun: mpsc::Receiver<Stun>,
+    pub(super) notes: mpsc::Receiver<Note>,
 }
 
 /// Where a pair stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Idle,
-    Handshaking,
+    /// A handshake is on its way; it is asked for again then.
+    Handshaking(Instant),
     /// The handshake is done; the next probe is due then.
     Probing(Instant),
     /// The next look at the age of the key is due then.
@@ -64,116 +55,61 @@ enum Link {
 
 struct Peer {
     agent: Agent,
-    public: [u8; 32],
-    address: Ipv6Addr,
     /// This end starts handshakes: its index is the lower one.
     initiator: bool,
     link: Link,
-    /// A handshake task of this peer is running.
-    busy: bool,
 }
 
 /// See the module's text.
 pub(super) struct Driver {
-    address: Ipv6Addr,
     scope: Scope,
     peers: BTreeMap<u16, Peer>,
-    device: Arc<MeshDevice>,
     socket: Arc<MeshSocket>,
     table: Arc<PathTable>,
-    stun: mpsc::Receiver<Stun>,
-    heard: mpsc::Receiver<Heard>,
-    fatal: mpsc::Receiver<String>,
-    probes: mpsc::Sender<BytesMut>,
-    commands: mpsc::Receiver<Command>,
-    events: mpsc::Sender<MeshEvent>,
+    queues: Queues,
     backlog: VecDeque<MeshEvent>,
-    up: watch::Sender<BTreeSet<u16>>,
-    handshakes: JoinSet<(u16, bool)>,
     next_scan: Instant,
 }
 
 impl Driver {
-    /// Builds device and agents; nothing is sent before [`Driver::run`].
-    pub(super) async fn start(
-        config: MeshConfig,
+    /// Builds the agents; nothing is sent before [`Driver::run`].
+    pub(super) fn new(
+        config: &MeshConfig,
         socket: Arc<MeshSocket>,
         table: Arc<PathTable>,
-        channels: Channels,
+        queues: Queues,
     ) -> Result<Self, MeshError> {
-        let (stun_sender, stun) = mpsc::channel(STUN_QUEUE);
-        let (fatal_sender, fatal) = mpsc::channel(1);
-        let (heard_sender, heard) = mpsc::channel(NOTES);
-        let (probes, probe_queue) = mpsc::channel(NOTES);
-        let factory = Factory {
-            socket: Arc::clone(&socket),
-            table: Arc::clone(&table),
-            stun: stun_sender,
-            fatal: fatal_sender,
-        };
-        let to_stack = ToStack {
-            stack: channels.to_stack,
-            heard: heard_sender,
-            table: Arc::clone(&table),
-        };
-        let from_stack = FromStack {
-            stack: channels.from_stack,
-            probes: probe_queue,
-            table: Arc::clone(&table),
-            batch: Vec::with_capacity(SEND_BATCH),
-            mtu: config.mtu,
-        };
         let now = Instant::now();
-        let mut peers = BTreeMap::new();
-        let mut device_peers = Vec::new();
-        for peer in &config.peers {
+        let peer = |peer: &MeshPeer| {
             let initiator = config.me < peer.index;
-            device_peers.push(transport::device_peer(peer, initiator));
-            peers.insert(peer.index, Peer::new(peer, initiator, config.scope, now)?);
-        }
-        let device =
-            transport::build(&config.secret, factory, to_stack, from_stack, device_peers).await?;
+            Ok((peer.index, Peer::new(initiator, config.scope, now)?))
+        };
         Ok(Self {
-            address: config.address,
             scope: config.scope,
-            peers,
-            device: Arc::new(device),
+            peers: config.peers.iter().map(peer).collect::<Result<_, _>>()?,
             socket,
             table,
-            stun,
-            heard,
-            fatal,
-            probes,
-            commands: channels.commands,
-            events: channels.events,
+            queues,
             backlog: VecDeque::new(),
-            up: channels.up,
-            handshakes: JoinSet::new(),
             next_scan: now,
         })
     }
 
-    /// Runs until it is told to stop or the mesh's handle is gone, then ends the device.
+    /// Runs until it is told to stop or the mesh's handle is gone. The packet task ends with it.
     pub(super) async fn run(mut self) {
-        let events = self.events.clone();
+        let events = self.queues.events.clone();
         loop {
             let now = Instant::now();
             self.handle_time(now);
             self.drain().await;
             let wake = self.wake();
             tokio::select! {
-                command = self.commands.recv() => match command {
+                command = self.queues.commands.recv() => match command {
                     Some(Command::Signal { from, data }) => self.handle_signal(from, &data),
                     Some(Command::Stop) | None => break,
                 },
-                Some(stun) = self.stun.recv() => self.handle_stun(&stun),
-                Some(heard) = self.heard.recv() => self.handle_heard(heard).await,
-                Some(done) = self.handshakes.join_next() => {
-                    if let Ok((index, complete)) = done {
-                        self.handle_handshake(index, complete).await;
-                    }
-                }
-                Some(what) = self.fatal.recv() => self.tell(MeshEvent::Fatal(what)),
+                Some(stun) = self.queues.stun.recv() => self.handle_stun(&stun),
+                Some(note) = self.queues.notes.recv() => self.handle_note(note),
                 Ok(room) = events.reserve(), if !self.backlog.is_empty() => {
                     if let Some(event) = self.backlog.pop_front() {
                         room.send(event);
@@ -181,14 +117,6 @@ impl Driver {
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
-        }
-        self.end().await;
-    }
-
-    async fn end(mut self) {
-        self.handshakes.shutdown().await;
-        if let Some(device) = Arc::into_inner(self.device) {
-            device.stop().await;
         }
     }
 
@@ -219,51 +147,42 @@ impl Driver {
         }
     }
 
-    async fn handle_heard(&mut self, heard: Heard) {
-        let (index, probe) = match heard {
-            Heard::Probe(index) => (index, true),
-            Heard::Data(index) => (index, false),
-        };
-        let Some(peer) = self.peers.get_mut(&index) else {
-            return;
-        };
-        let first = !matches!(peer.link, Link::Up(_));
-        if first {
-            peer.link = Link::Up(Instant::now() + REKEY_CHECK);
-            let public = peer.public;
-            transport::keep_alive(&self.device, &public, KEEPALIVE_SECONDS).await;
-            self.note_handshake(index).await;
-            self.table.set_up(index);
-        }
-        if probe && !self.peers[&index].initiator {
-            self.probe(index);
-        }
-        if first {
-            self.up.send_modify(|up| {
-                up.insert(index);
-            });
-            self.tell(MeshEvent::Up { index });
+    fn handle_note(&mut self, note: Note) {
+        match note {
+            Note::Fatal(what) => self.tell(MeshEvent::Fatal(what)),
+            Note::Shaken(index) => {
+                if let Some(peer) = self.peers.get_mut(&index)
+                    && let Link::Handshaking(_) = peer.link
+                {
+                    peer.link = Link::Probing(Instant::now());
+                }
+            }
+            Note::Heard { index, probe } => self.handle_heard(index, probe),
         }
     }
 
-    async fn handle_handshake(&mut self, index: u16, complete: bool) {
-        let now = Instant::now();
+    fn handle_heard(&mut self, index: u16, probe: bool) {
         let Some(peer) = self.peers.get_mut(&index) else {
             return;
         };
-        peer.busy = false;
-        match peer.link {
-            Link::Handshaking if complete => peer.link = Link::Probing(now),
-            Link::Handshaking => {
-                peer.link = Link::Idle;
-                if peer.agent.path().is_up() {
-                    self.shake_hands(index);
-                }
-            }
-            _ => {}
+        let now = Instant::now();
+        let first = !matches!(peer.link, Link::Up(_));
+        let answers = probe && !peer.initiator;
+        if first {
+            peer.link = Link::Up(now + REKEY_CHECK);
+            self.table.set_up(index);
+            self.order(Order::KeepAlive(index));
         }
-        if complete {
-            self.note_handshake(index).await;
+        if answers {
+            // The peer initiated, so this is also how we learn that its handshake is complete.
+            self.table.report_handshake(index, now);
+            self.order(Order::Probe(index));
+        }
+        if first {
+            self.queues.up.send_modify(|up| {
+                up.insert(index);
+            });
+            self.tell(MeshEvent::Up { index });
         }
     }
 
@@ -288,14 +207,18 @@ impl Driver {
                 self.table.report_rtt(index, peer.agent.rtt());
             }
             match peer.link {
+                Link::Handshaking(at) if at <= now => {
+                    peer.link = Link::Handshaking(now + HANDSHAKE_ROUND);
+                    self.order(Order::Handshake(index));
+                }
                 Link::Probing(at) if at <= now => {
                     peer.link = Link::Probing(now + PROBE_REPEAT);
-                    self.probe(index);
+                    self.order(Order::Probe(index));
                 }
                 Link::Up(at) if at <= now => {
                     peer.link = Link::Up(now + REKEY_CHECK);
                     if peer.initiator {
-                        self.shake_hands(index);
+                        self.order(Order::Handshake(index));
                     }
                 }
                 _ => {}
@@ -383,43 +306,21 @@ impl Driver {
         }
     }
 
-    /// Starts a handshake, if it is ours to start. With a fresh session it ends at once.
+    /// Starts the first handshake, if it is ours to start.
     fn shake_hands(&mut self, index: u16) {
-        let Some(peer) = self.peers.get_mut(&index) else {
-            return;
-        };
-        if !peer.initiator || peer.busy {
-            return;
-        }
-        peer.busy = true;
-        if peer.link == Link::Idle {
-            peer.link = Link::Handshaking;
-        }
-        let device = Arc::clone(&self.device);
-        let public = peer.public;
-        self.handshakes.spawn(async move {
-            let complete = transport::handshake(&device, &public, HANDSHAKE_ROUND).await;
-            (index, complete)
-        });
-    }
-
-    fn probe(&mut self, index: u16) {
-        if let Some(peer) = self.peers.get(&index) {
-            // A full queue means that probes are on their way.
-            let _ = self
-                .probes
-                .try_send(probe::make(self.address, peer.address));
+        if let Some(peer) = self.peers.get_mut(&index)
+            && peer.initiator
+            && peer.link == Link::Idle
+        {
+            peer.link = Link::Handshaking(Instant::now() + HANDSHAKE_ROUND);
+            self.order(Order::Handshake(index));
         }
     }
 
-    async fn note_handshake(&mut self, index: u16) {
-        let Some(public) = self.peers.get(&index).map(|p| p.public) else {
-            return;
-        };
-        if let Some(at) = transport::last_handshake(&self.device, &public).await {
-            tracing::debug!(index, ago = ?ago(at), "handshake");
-            self.table.report_handshake(index, at);
-        }
+    /// A full queue means that the same orders are in it; all are repeated until they have an
+    /// effect, and the keepalive is one of several reasons for packets to flow.
+    fn order(&self, order: Order) {
+        let _ = self.queues.orders.try_send(order);
     }
 
     /// Queues an event for the owner; `run` delivers as fast as the owner takes.
@@ -438,7 +339,7 @@ impl Driver {
             if let Some((at, _)) = peer.agent.poll_timeout() {
                 wake = wake.min(at);
             }
-            if let Link::Probing(at) | Link::Up(at) = peer.link {
+            if let Link::Handshaking(at) | Link::Probing(at) | Link::Up(at) = peer.link {
                 wake = wake.min(at);
             }
         }
@@ -447,12 +348,7 @@ impl Driver {
 }
 
 impl Peer {
-    fn new(
-        peer: &MeshPeer,
-        initiator: bool,
-        scope: Scope,
-        now: Instant,
-    ) -> Result<Self, MeshError> {
+    fn new(initiator: bool, scope: Scope, now: Instant) -> Result<Self, MeshError> {
         let config = AgentConfig {
             credentials: credentials()?,
             controlling: initiator,
@@ -460,11 +356,8 @@ impl Peer {
         };
         Ok(Self {
             agent: Agent::new(config, now),
-            public: peer.public,
-            address: peer.address,
             initiator,
             link: Link::Idle,
-            busy: false,
         })
     }
 }

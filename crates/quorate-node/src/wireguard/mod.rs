@@ -2,9 +2,9 @@
 //! stack of [`crate::netstack`] inside.
 //!
 //! ```text
-//!   streams ─► netstack ─► gate ─► gotatun (encrypt) ─► path table ─► UDP socket ─► network
-//!   streams ◄─ netstack ◄────────── gotatun (decrypt) ◄─ known source? ◄─┐
-//!                                   path agents ◄──────── STUN ◄─────────┴─ UDP socket
+//!   streams ─► netstack ─► gate ─► WireGuard (encrypt) ─► path table ─► UDP socket ─► network
+//!   streams ◄─ netstack ◄────────── WireGuard (decrypt) ◄─ known source? ◄─┐
+//!                                   path agents ◄────────── STUN ◄─────────┴─ UDP socket
 //! ```
 //! How a pair comes up, with the lower index on the left:
 //! ```text
@@ -20,10 +20,9 @@
 //! content (next header 59); it proves that both ends derived the same keys, pre-shared key
 //! included, which the responder of a handshake does not know otherwise.
 //!
-//! **Paths.** gotatun sees one made-up endpoint per peer and never a real address, so WireGuard's
-//! roaming cannot move a path. The path table maps it to the address the agent of that peer chose;
-//! only addresses that an agent has authenticated are accepted as sources, the rest is dropped and
-//! counted ([`Mesh::dropped`]).
+//! **Paths.** WireGuard never sees an address here, so its roaming cannot move a path. The path
+//! table maps a peer to the address its agent chose; only addresses that an agent has
+//! authenticated are accepted as sources, the rest is dropped and counted ([`Mesh::dropped`]).
 //!
 //! **Security.** Requires that signals come from the peer they name, and that keys and pre-shared
 //! keys were agreed by all parties. Provides confidentiality and authenticity between exactly the
@@ -32,7 +31,7 @@
 //! forges the source address of another peer, and is faster, can keep that pair from coming up
 //! (the first to claim an address has it); it gains nothing else.
 //!
-//! **Lifetime.** Errors of the socket never end the device: they are counted, and after many in a
+//! **Lifetime.** Errors of the socket never end the mesh: they are counted, and after many in a
 //! row reported as [`MeshEvent::Fatal`]. [`Mesh::stop`] returns when all tasks have ended and the
 //! socket is closed.
 //!
@@ -40,27 +39,22 @@
 
 mod addresses;
 mod driver;
+mod engine;
 mod probe;
 mod socket;
 mod table;
-mod transport;
 
 pub use table::{Dropped, LinkStats};
 
 use self::{
     driver::{Command, Driver},
+    engine::Engine,
     socket::MeshSocket,
     table::PathTable,
 };
 use crate::netstack::{self, Listener, Stack, StackConfig, TunnelStream};
 use quorate_path::{Path, Reason, Scope};
-use std::{
-    collections::BTreeSet,
-    fmt, io,
-    net::Ipv6Addr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fmt, io, net::Ipv6Addr, sync::Arc, time::Instant};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -87,8 +81,16 @@ pub mod limits {
     pub const EVENT_QUEUE: usize = 256;
     /// Events held back while that queue is full; then the oldest signal goes, it is repeated.
     pub const EVENT_BACKLOG: usize = 1024;
-    /// Packets sent with one call of gotatun.
-    pub const SEND_BATCH: usize = 128;
+    /// Orders to the packet task and notes from it: a few per peer.
+    pub const NOTE_QUEUE: usize = 256;
+    /// Packets encrypted in one go.
+    pub const SEND_BATCH: usize = 256;
+    /// Buffers kept for received packets.
+    pub const PACKET_POOL: usize = 512;
+    /// How often WireGuard's timers are looked at.
+    pub const TUNNEL_TICK: Duration = Duration::from_millis(250);
+    /// Handshake messages per second and address that are answered without a cookie.
+    pub const HANDSHAKES_PER_SECOND: u64 = 20;
     /// Bytes sent with one system call (the limit of UDP itself, less the headers).
     pub const MAX_SEND_BYTES: usize = 65_000;
     /// Bytes asked of the system for the socket's two buffers.
@@ -175,7 +177,7 @@ impl MeshConfig {
         }
         let mut indices = BTreeSet::from([self.me]);
         let mut addresses = BTreeSet::from([self.address]);
-        let mut keys = BTreeSet::from([transport::public_key(&self.secret)]);
+        let mut keys = BTreeSet::from([engine::public_key(&self.secret)]);
         for peer in &self.peers {
             if !indices.insert(peer.index) {
                 return refuse("two parties have one index");
@@ -201,9 +203,6 @@ pub enum MeshError {
     /// The UDP socket could not be opened.
     #[error("no UDP socket: {0}")]
     Socket(#[source] io::Error),
-    /// WireGuard did not start.
-    #[error("WireGuard did not start: {0}")]
-    Device(String),
     /// No random bytes from the operating system.
     #[error("no random bytes from the operating system: {0}")]
     Random(String),
@@ -247,6 +246,7 @@ pub struct Mesh {
     commands: mpsc::Sender<Command>,
     up: watch::Receiver<BTreeSet<u16>>,
     driver: JoinHandle<()>,
+    engine: JoinHandle<()>,
     closed: oneshot::Receiver<()>,
     port: u16,
 }
@@ -262,37 +262,50 @@ impl Mesh {
         let table = Arc::new(PathTable::new(
             config.peers.iter().map(|p| (p.index, p.address)),
         ));
-        let (to_stack, from_tunnel) = mpsc::channel(netstack::limits::PACKET_QUEUE);
-        let (to_tunnel, from_stack) = mpsc::channel(netstack::limits::PACKET_QUEUE);
         let stack_config = StackConfig {
             address: config.address,
             mtu: config.mtu,
             peers: config.peers.iter().map(|p| (p.index, p.address)).collect(),
             seed: driver::random_u64()?,
         };
+        let (to_tunnel, outbound) = mpsc::channel(netstack::limits::PACKET_QUEUE);
         let (events, receiver) = mpsc::channel(limits::EVENT_QUEUE);
         let (commands, command_queue) = mpsc::channel(limits::COMMAND_QUEUE);
+        let (order_sender, orders) = mpsc::channel(limits::NOTE_QUEUE);
+        let (note_sender, notes) = mpsc::channel(limits::NOTE_QUEUE);
+        let (stun_sender, stun) = mpsc::channel(limits::STUN_QUEUE);
         let (up_sender, up) = watch::channel(BTreeSet::new());
-        let driver = Driver::start(
-            config,
-            Arc::new(socket),
+        let driver_queues = driver::Queues {
+            commands: command_queue,
+            events,
+            up: up_sender,
+            orders: order_sender,
+            stun,
+            notes,
+        };
+        let engine_queues = engine::Queues {
+            outbound,
+            orders,
+            stun: stun_sender,
+            notes: note_sender,
+        };
+        let socket = Arc::new(socket);
+        let driver = Driver::new(
+            &config,
+            Arc::clone(&socket),
             Arc::clone(&table),
-            driver::Channels {
-                to_stack,
-                from_stack,
-                events,
-                commands: command_queue,
-                up: up_sender,
-            },
-        )
-        .await?;
-        let stack = Stack::start(&stack_config, from_tunnel, to_tunnel);
+            driver_queues,
+        )?;
+        let stack = Stack::start(&stack_config, to_tunnel);
+        let injector = stack.injector();
+        let engine = Engine::new(&config, socket, Arc::clone(&table), injector, engine_queues);
         let mesh = Self {
             stack,
             table,
             commands,
             up,
             driver: tokio::spawn(driver.run()),
+            engine: tokio::spawn(engine.run()),
             closed,
             port,
         };
@@ -345,7 +358,7 @@ impl Mesh {
         self.stack.stop().await;
         let _ = self.commands.send(Command::Stop).await;
         let _ = self.driver.await;
-        drop(self.commands);
+        let _ = self.engine.await;
         if tokio::time::timeout(limits::CLOSE_WAIT, self.closed)
             .await
             .is_err()
@@ -353,9 +366,4 @@ impl Mesh {
             tracing::error!("the socket of the mesh was not closed in time");
         }
     }
-}
-
-/// How long ago, in words of the log.
-fn ago(since: Instant) -> Duration {
-    Instant::now().saturating_duration_since(since)
 }

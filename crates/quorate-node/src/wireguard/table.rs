@@ -1,38 +1,17 @@
 //! The path table: where packets for a peer go, whose packets an address carries, and counters.
 //!
-//! gotatun knows each peer under a made-up endpoint, [`endpoint`]; the table turns it into the
-//! address of the day. Readers are the two packet tasks, writer is the mesh task.
+//! The mesh task writes it, the packet task reads it.
 
 use quorate_path::Path;
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
-
-/// Prefix of the made-up endpoints, out of the unique local addresses; the last two bytes are the
-/// index. No packet ever goes there.
-const PREFIX: [u16; 7] = [0xfd71, 0x756f, 0x7261, 0x7465, 0, 0, 0];
-
-/// The made-up endpoint of a peer.
-pub(super) fn endpoint(index: u16) -> SocketAddr {
-    let [a, b, c, d, e, f, g] = PREFIX;
-    let ip = Ipv6Addr::new(a, b, c, d, e, f, g, index);
-    SocketAddr::V6(SocketAddrV6::new(ip, 1, 0, 0))
-}
-
-/// The peer of a made-up endpoint.
-pub(super) fn peer_of(endpoint: SocketAddr) -> Option<u16> {
-    let IpAddr::V6(ip) = endpoint.ip() else {
-        return None;
-    };
-    let segments = ip.segments();
-    (segments[..7] == PREFIX).then_some(segments[7])
-}
 
 /// Where packets for a peer go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +46,10 @@ pub struct Dropped {
     pub unknown_source: u64,
     /// Neither STUN nor WireGuard, empty or oversized.
     pub garbage: u64,
+    /// From a known address, but not sealed with the keys of that pair.
+    pub undecryptable: u64,
+    /// Packets out of a tunnel whose source is not the overlay address of its peer.
+    pub spoofed: u64,
     /// STUN messages for which the queue had no room.
     pub stun_overflow: u64,
     /// STUN messages that belong to no agent.
@@ -101,6 +84,8 @@ impl Counter {
 pub(super) struct Counters {
     pub(super) unknown_source: Counter,
     pub(super) garbage: Counter,
+    pub(super) undecryptable: Counter,
+    pub(super) spoofed: Counter,
     pub(super) stun_overflow: Counter,
     pub(super) stun_refused: Counter,
     pub(super) source_conflict: Counter,
@@ -265,6 +250,8 @@ impl PathTable {
         Dropped {
             unknown_source: c.unknown_source.value(),
             garbage: c.garbage.value(),
+            undecryptable: c.undecryptable.value(),
+            spoofed: c.spoofed.value(),
             stun_overflow: c.stun_overflow.value(),
             stun_refused: c.stun_refused.value(),
             source_conflict: c.source_conflict.value(),
@@ -279,15 +266,6 @@ impl PathTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_made_up_endpoint_names_its_peer_and_nothing_else_does() {
-        for index in [0, 1, 255, 256, u16::MAX] {
-            assert_eq!(peer_of(endpoint(index)), Some(index));
-        }
-        assert_eq!(peer_of(SocketAddr::from(([127, 0, 0, 1], 1))), None);
-        assert_eq!(peer_of(SocketAddr::from((Ipv6Addr::LOCALHOST, 1))), None);
-    }
 
     #[test]
     fn an_address_belongs_to_the_first_peer_that_proved_it() {

@@ -1,0 +1,518 @@
+//! The packet task: datagrams in, decrypted, into the stack; packets of the stack, encrypted, out.
+//!
+//! ```text
+//!   socket ─ run of datagrams ─► sort ─► decrypt ─► source check ─► stack (under its lock)
+//!   socket ◄─ runs of one size ─ encrypt ◄─ gate ◄─ outbound queue ◄─┘ answers at once
+//! ```
+//! gotatun's [`Tunn`] is the WireGuard protocol without any I/O. Driving it from one task keeps
+//! batches together from the socket to the stack and back, which its own device, with a queue per
+//! packet between five tasks, does not: measured on two cores it made two datagrams per system
+//! call where this makes dozens.
+//!
+//! A tunnel is chosen by the datagram's source address, which a path agent has authenticated, so
+//! WireGuard's roaming does not exist here; the keys decide whether the datagram is real.
+
+use super::{
+    MeshConfig, MeshPeer,
+    limits::{
+        HANDSHAKE_RETRY, HANDSHAKES_PER_SECOND, KEEPALIVE_SECONDS, MAX_DATAGRAM, MAX_SOCKET_ERRORS,
+        PACKET_POOL, SEND_BATCH, SOCKET_ERROR_PAUSE, TUNNEL_TICK,
+    },
+    probe,
+    socket::{MeshSocket, ReceiveBuffer, Run},
+    table::PathTable,
+};
+use crate::netstack::Injector;
+use bytes::BytesMut;
+use gotatun::{
+    noise::{TimerParams, Tunn, TunnResult, index_table::IndexTable, rate_limiter::RateLimiter},
+    packet::{Packet, PacketBufPool, WgKind},
+    tun::MtuWatcher,
+    x25519::{PublicKey, StaticSecret},
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+/// The public half of a WireGuard key.
+pub(super) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
+    PublicKey::from(&StaticSecret::from(*secret)).to_bytes()
+}
+
+/// A STUN message for the path agents.
+#[derive(Debug)]
+pub(super) struct Stun {
+    pub(super) bytes: Vec<u8>,
+    pub(super) source: SocketAddr,
+    pub(super) destination: Option<IpAddr>,
+}
+
+/// What the mesh task wants done.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// Complete a handshake, unless there is a fresh session.
+    Handshake(u16),
+    /// Send a probe through the tunnel.
+    Probe(u16),
+    /// Set the keepalive: the pair is up.
+    KeepAlive(u16),
+}
+
+/// What the mesh task has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    /// There is a fresh session with this peer, as far as its initiator can tell.
+    Shaken(u16),
+    /// Something came out of the tunnel from this peer.
+    Heard {
+        index: u16,
+        /// It was a probe, which the responder answers.
+        probe: bool,
+    },
+    /// The socket fails for good.
+    Fatal(String),
+}
+
+/// A decrypted packet on its way to the stack; its buffer goes back to the pool.
+#[derive(Debug)]
+struct Decrypted(Packet);
+
+impl AsRef<[u8]> for Decrypted {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+struct Tunnel {
+    tunn: Tunn,
+    address: Ipv6Addr,
+    /// This end starts handshakes; the other end never does.
+    initiator: bool,
+}
+
+/// The queues of the packet task.
+#[derive(Debug)]
+pub(super) struct Queues {
+    pub(super) outbound: mpsc::Receiver<BytesMut>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) stun: mpsc::Sender<Stun>,
+    pub(super) notes: mpsc::Sender<Note>,
+}
+
+/// See the module's text.
+pub(super) struct Engine {
+    address: Ipv6Addr,
+    socket: Arc<MeshSocket>,
+    table: Arc<PathTable>,
+    stack: Injector,
+    queues: Queues,
+    tunnels: BTreeMap<u16, Tunnel>,
+    limiter: Arc<RateLimiter>,
+    pool: PacketBufPool,
+    mtu: MtuWatcher,
+    inbox: Vec<Decrypted>,
+    outbox: Vec<(u16, Packet)>,
+    run: Vec<u8>,
+    errors: u32,
+}
+
+impl Engine {
+    pub(super) fn new(
+        config: &MeshConfig,
+        socket: Arc<MeshSocket>,
+        table: Arc<PathTable>,
+        stack: Injector,
+        queues: Queues,
+    ) -> Self {
+        let secret = StaticSecret::from(*config.secret);
+        let public = PublicKey::from(&secret);
+        let limiter = Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND));
+        let indices = IndexTable::from_os_rng();
+        let tunnels = config.peers.iter().map(|peer| {
+            let initiator = config.me < peer.index;
+            let tunn = tunnel(&secret, peer, initiator, &indices, &limiter);
+            let address = peer.address;
+            (
+                peer.index,
+                Tunnel {
+                    tunn,
+                    address,
+                    initiator,
+                },
+            )
+        });
+        Self {
+            address: config.address,
+            socket,
+            table,
+            stack,
+            tunnels: tunnels.collect(),
+            limiter,
+            pool: PacketBufPool::new(PACKET_POOL),
+            mtu: MtuWatcher::new(config.mtu),
+            inbox: Vec::with_capacity(SEND_BATCH),
+            outbox: Vec::with_capacity(SEND_BATCH),
+            run: Vec::new(),
+            errors: 0,
+            queues,
+        }
+    }
+
+    /// Runs until the mesh task is gone.
+    pub(super) async fn run(mut self) {
+        let socket = Arc::clone(&self.socket);
+        let mut buffer = ReceiveBuffer::default();
+        let mut packets = Vec::with_capacity(SEND_BATCH);
+        let mut stack_open = true;
+        let mut ticks = interval(TUNNEL_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                received = socket.receive(&mut buffer) => match received {
+                    Ok(runs) => {
+                        self.errors = 0;
+                        for run in runs {
+                            self.sort(&run);
+                        }
+                        self.deliver();
+                    }
+                    Err(e) => self.note_error(&e).await,
+                },
+                n = self.queues.outbound.recv_many(&mut packets, SEND_BATCH), if stack_open => {
+                    stack_open = n > 0;
+                    for packet in packets.drain(..) {
+                        self.encrypt(packet);
+                    }
+                }
+                order = self.queues.orders.recv() => match order {
+                    Some(order) => self.obey(order),
+                    None => break,
+                },
+                _ = ticks.tick() => self.tick(),
+            }
+            self.transmit().await;
+        }
+        // The stack's last words: resets of open streams.
+        self.collect();
+        self.transmit().await;
+    }
+
+    // --- in ---
+
+    fn sort(&mut self, run: &Run<'_>) {
+        if run.is_empty() {
+            self.table.counters.garbage.add(1);
+        }
+        let peer = self.table.source(run.source);
+        for datagram in run.datagrams() {
+            if datagram.len() > MAX_DATAGRAM {
+                self.table.counters.garbage.add(1);
+            } else if is_stun(datagram) {
+                self.pass_stun(datagram, run);
+            } else if !is_wireguard(datagram) {
+                self.table.counters.garbage.add(1);
+            } else if let Some(index) = peer {
+                self.decrypt(index, datagram, run.source);
+            } else {
+                self.table.counters.unknown_source.add(1);
+            }
+        }
+    }
+
+    fn pass_stun(&self, datagram: &[u8], run: &Run<'_>) {
+        let stun = Stun {
+            bytes: datagram.to_vec(),
+            source: run.source,
+            destination: run.destination,
+        };
+        if self.queues.stun.try_send(stun).is_err() {
+            self.table.counters.stun_overflow.add(1);
+        }
+    }
+
+    fn decrypt(&mut self, index: u16, datagram: &[u8], source: SocketAddr) {
+        self.table.count_received(index, datagram.len());
+        let mut packet = self.pool.get();
+        packet.truncate(0);
+        packet.buf_mut().extend_from_slice(datagram);
+        let kind = match self.limiter.verify_packet(source, packet) {
+            Ok(kind) => kind,
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                self.outbox.push((index, cookie.into()));
+                return;
+            }
+            Err(_) => {
+                self.table.counters.undecryptable.add(1);
+                return;
+            }
+        };
+        let Some(tunnel) = self.tunnels.get_mut(&index) else {
+            return;
+        };
+        let completes = matches!(kind, WgKind::HandshakeResp(_));
+        if !tunnel.initiator && completes || tunnel.initiator && is_initiation(&kind) {
+            // Handshakes of this pair go one way only.
+            self.table.counters.undecryptable.add(1);
+            return;
+        }
+        match tunnel.tunn.handle_incoming_packet(kind) {
+            TunnResult::Done => {}
+            TunnResult::Err(_) => self.table.counters.undecryptable.add(1),
+            TunnResult::WriteToNetwork(answer) => {
+                self.outbox.push((index, answer.into()));
+                let queued = tunnel.tunn.get_queued_packets(&mut self.mtu);
+                self.outbox.extend(queued.map(|kind| (index, kind.into())));
+                if completes {
+                    self.table.report_handshake(index, Instant::now());
+                    self.note(Note::Shaken(index));
+                }
+            }
+            TunnResult::WriteToTunnel(packet) => self.accept(index, packet),
+        }
+    }
+
+    /// A packet that came out of the tunnel of `index`.
+    fn accept(&mut self, index: u16, packet: Packet) {
+        if packet.is_empty() {
+            return; // a keepalive
+        }
+        // Cuts the padding off; refuses what is not a whole IPv6 packet.
+        let packet = packet.try_into_ipvx().ok().and_then(|p| p.right());
+        let expected = self.tunnels.get(&index).map(|t| t.address);
+        let packet = packet.map(Packet::into_bytes);
+        let Some(packet) = packet.filter(|p| probe::source(p) == expected) else {
+            self.table.counters.spoofed.add(1);
+            return;
+        };
+        let probe = probe::is_probe(&packet);
+        if probe || !self.table.is_up(index) {
+            self.note(Note::Heard { index, probe });
+        }
+        if !probe {
+            self.inbox.push(Decrypted(packet));
+        }
+    }
+
+    /// Hands the batch to the stack and takes what it answers.
+    fn deliver(&mut self) {
+        if !self.inbox.is_empty() {
+            self.stack.inject(&mut self.inbox);
+            self.collect();
+        }
+    }
+
+    async fn note_error(&mut self, error: &io::Error) {
+        // For example ECONNREFUSED: one peer is gone. Others are not, so go on.
+        self.table.counters.receive_errors.add(1);
+        self.errors = self.errors.saturating_add(1);
+        if self.errors == MAX_SOCKET_ERRORS {
+            self.note(Note::Fatal(format!("the UDP socket failed: {error}")));
+        }
+        tokio::time::sleep(SOCKET_ERROR_PAUSE).await;
+    }
+
+    /// A note that finds no room is repeated by what caused it.
+    fn note(&self, note: Note) {
+        let _ = self.queues.notes.try_send(note);
+    }
+
+    // --- out ---
+
+    fn collect(&mut self) {
+        while self.outbox.len() < SEND_BATCH
+            && let Ok(packet) = self.queues.outbound.try_recv()
+        {
+            self.encrypt(packet);
+        }
+    }
+
+    /// The gate: nothing of the stack goes to a peer before the pair is up.
+    fn encrypt(&mut self, packet: BytesMut) {
+        let index = probe::destination(&packet).and_then(|a| self.table.by_address(a));
+        match index.filter(|index| self.table.is_up(*index)) {
+            Some(index) => self.enclose(index, packet),
+            None => self.table.counters.not_up.add(1),
+        }
+    }
+
+    fn enclose(&mut self, index: u16, packet: BytesMut) {
+        let Some(tunnel) = self.tunnels.get_mut(&index) else {
+            return;
+        };
+        let packet = Packet::from_bytes(packet);
+        let sealed = tunnel
+            .tunn
+            .handle_outgoing_packet(packet, Some(&mut self.mtu));
+        if let Some(sealed) = sealed {
+            self.post(index, sealed);
+        }
+    }
+
+    fn post(&mut self, index: u16, kind: WgKind) {
+        let initiator = self.tunnels.get(&index).is_some_and(|t| t.initiator);
+        if initiator || !is_initiation(&kind) {
+            self.outbox.push((index, kind.into()));
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Handshake(index) => {
+                let Some(tunnel) = self.tunnels.get_mut(&index) else {
+                    return;
+                };
+                if tunnel.tunn.has_active_session() {
+                    self.note(Note::Shaken(index));
+                } else if let Some(first) = tunnel.tunn.format_handshake_initiation(false) {
+                    self.post(index, first.into());
+                }
+            }
+            Order::Probe(index) => {
+                if let Some(address) = self.tunnels.get(&index).map(|t| t.address) {
+                    self.enclose(index, probe::make(self.address, address));
+                }
+            }
+            Order::KeepAlive(index) => {
+                if let Some(tunnel) = self.tunnels.get_mut(&index) {
+                    tunnel
+                        .tunn
+                        .set_persistent_keepalive(Some(KEEPALIVE_SECONDS));
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.limiter.try_reset_count();
+        let due: Vec<(u16, WgKind)> = self
+            .tunnels
+            .iter_mut()
+            .filter_map(|(index, tunnel)| {
+                // An error means that a handshake or session has expired; the mesh task starts over.
+                Some((*index, tunnel.tunn.update_timers().ok()??))
+            })
+            .collect();
+        for (index, kind) in due {
+            self.post(index, kind);
+        }
+    }
+
+    /// Sends the outbox. Packets for one peer that follow each other and have one length go out as
+    /// one run; a shorter one ends its run (UDP segmentation offload).
+    async fn transmit(&mut self) {
+        let mut run = std::mem::take(&mut self.run);
+        let mut outbox = std::mem::take(&mut self.outbox);
+        let mut rest = outbox.drain(..).peekable();
+        while let Some((index, first)) = rest.next() {
+            let length = first.len();
+            let room = self.socket.max_run(length);
+            let fits = |(to, next): &(u16, Packet)| *to == index && next.len() <= length;
+            if room == 1 || !rest.peek().is_some_and(fits) {
+                self.send(index, &first, None).await;
+                continue;
+            }
+            run.clear();
+            run.extend_from_slice(&first);
+            let mut count = 1;
+            while count < room
+                && let Some((_, next)) = rest.next_if(fits)
+            {
+                run.extend_from_slice(&next);
+                count += 1;
+                if next.len() < length {
+                    break;
+                }
+            }
+            self.send(index, &run, Some(length)).await;
+        }
+        drop(rest);
+        self.outbox = outbox;
+        self.run = run;
+    }
+
+    async fn send(&self, index: u16, contents: &[u8], segment: Option<usize>) {
+        let Some(route) = self.table.route(index) else {
+            self.table.counters.no_path.add(1);
+            return;
+        };
+        match self.socket.send(route, contents, segment).await {
+            Ok(()) => self.table.count_sent(index, contents.len()),
+            Err(_) => self.table.counters.send_errors.add(1),
+        }
+    }
+}
+
+fn tunnel(
+    secret: &StaticSecret,
+    peer: &MeshPeer,
+    initiator: bool,
+    indices: &IndexTable,
+    limiter: &Arc<RateLimiter>,
+) -> Tunn {
+    let public = PublicKey::from(peer.public);
+    let mut tunn = Tunn::new(
+        secret.clone(),
+        public,
+        Some(*peer.psk),
+        None,
+        indices.clone(),
+        Arc::clone(limiter),
+    );
+    let never = Duration::from_hours(24 * 365);
+    let defaults = TimerParams::default();
+    tunn.dangerously_set_timer_params(if initiator {
+        TimerParams {
+            rekey_timeout: HANDSHAKE_RETRY..=HANDSHAKE_RETRY.mul_f32(1.2),
+            ..defaults
+        }
+    } else {
+        // Silence makes the other end start over.
+        TimerParams {
+            new_handshake_timeout: never..=never,
+            ..defaults
+        }
+    });
+    tunn
+}
+
+fn is_initiation(kind: &WgKind) -> bool {
+    matches!(kind, WgKind::HandshakeInit(_))
+}
+
+/// RFC 8489, section 5: two zero bits, and the magic cookie.
+fn is_stun(datagram: &[u8]) -> bool {
+    datagram.len() >= 20 && datagram[0] < 4 && datagram[4..8] == [0x21, 0x12, 0xa4, 0x42]
+}
+
+/// Message types 1 to 4, then three zero bytes. A STUN message never looks like that: its second
+/// byte is the low half of a message type that quorate does not use with zero.
+fn is_wireguard(datagram: &[u8]) -> bool {
+    datagram.len() >= 32 && (1..=4).contains(&datagram[0]) && datagram[1..4] == [0, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stun_and_wireguard_are_told_apart() {
+        let mut binding = [0_u8; 32];
+        binding[1] = 1;
+        binding[4..8].copy_from_slice(&[0x21, 0x12, 0xa4, 0x42]);
+        assert!(is_stun(&binding) && !is_wireguard(&binding));
+        let mut data = [0_u8; 32];
+        data[0] = 4;
+        assert!(is_wireguard(&data) && !is_stun(&data));
+        for garbage in [&[][..], &[1, 0, 0], &[5; 40], &[1, 0, 0, 9, 0, 0, 0, 0]] {
+            assert!(!is_stun(garbage) && !is_wireguard(garbage));
+        }
+    }
+}
