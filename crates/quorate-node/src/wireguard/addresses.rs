@@ -11,7 +11,7 @@ pub(super) fn host_candidates(scope: Scope, port: u16, ipv6: bool) -> Vec<Candid
         Scope::Lan => if_addrs::get_if_addrs()
             .unwrap_or_default()
             .iter()
-            .map(|interface| interface.ip())
+            .map(if_addrs::Interface::ip)
             .filter(|ip| ipv6 || ip.is_ipv4())
             .collect(),
     };

@@ -26,7 +26,7 @@ use crate::netstack::Injector;
 use bytes::BytesMut;
 use gotatun::{
     noise::{TimerParams, Tunn, TunnResult, index_table::IndexTable, rate_limiter::RateLimiter},
-    packet::{Packet, PacketBufPool, WgKind},
+    packet::{Ipv6, Packet, PacketBufPool, WgKind},
     tun::MtuWatcher,
     x25519::{PublicKey, StaticSecret},
 };
@@ -285,9 +285,10 @@ impl Engine {
             return; // a keepalive
         }
         // Cuts the padding off; refuses what is not a whole IPv6 packet.
-        let packet = packet.try_into_ipvx().ok().and_then(|p| p.right());
+        let packet = Packet::<Ipv6>::try_from(packet)
+            .ok()
+            .map(Packet::into_bytes);
         let expected = self.tunnels.get(&index).map(|t| t.address);
-        let packet = packet.map(Packet::into_bytes);
         let Some(packet) = packet.filter(|p| probe::source(p) == expected) else {
             self.table.counters.spoofed.add(1);
             return;

@@ -254,6 +254,10 @@ pub struct Mesh {
 impl Mesh {
     /// Opens the socket, starts WireGuard, the stack and the search for paths. Obey the events
     /// until the mesh is stopped.
+    #[expect(
+        clippy::unused_async,
+        reason = "it needs a runtime, and callers await it"
+    )]
     pub async fn start(config: MeshConfig) -> Result<(Self, mpsc::Receiver<MeshEvent>), MeshError> {
         config.check()?;
         let (closing, closed) = oneshot::channel();

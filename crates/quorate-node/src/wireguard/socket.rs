@@ -211,7 +211,9 @@ mod tests {
             remote: SocketAddr::new(ip, receiver.port()),
         };
         // Five datagrams of 1000 bytes and a shorter one, as one run.
-        let contents: Vec<u8> = (0..5_100_u32).map(|i| (i / 1000) as u8).collect();
+        let contents: Vec<u8> = (0..5_100_u32)
+            .map(|i| u8::try_from(i / 1000).unwrap())
+            .collect();
         assert!(sender.max_run(1000) >= 1);
         if sender.max_run(1000) >= 6 {
             sender.send(route, &contents, Some(1000)).await.unwrap();

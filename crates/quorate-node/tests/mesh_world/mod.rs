@@ -138,3 +138,16 @@ async fn carry(
         }
     }
 }
+
+/// Brings the signals of party `from` to the other party.
+pub fn bring(from: u16, mut events: mpsc::Receiver<MeshEvent>, to: std::sync::Weak<Mesh>) {
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if let MeshEvent::Signal { data, .. } = event
+                && let Some(mesh) = to.upgrade()
+            {
+                mesh.handle_signal(from, data);
+            }
+        }
+    });
+}

@@ -1,0 +1,242 @@
+//! The TCP/IP stack by itself: two of them joined in memory, by a wire that may lose packets.
+#![allow(clippy::unwrap_used)]
+
+use bytes::BytesMut;
+use quorate_node::netstack::{
+    Stack, StackConfig, TunnelStream,
+    limits::{MAX_STREAMS_PER_PEER, PACKET_QUEUE, STREAM_BUFFER},
+};
+use std::{io::ErrorKind, net::Ipv6Addr, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const PORT: u16 = 80;
+
+struct Wire {
+    stacks: [Stack; 2],
+    _pumps: JoinSet<()>,
+}
+
+fn address(index: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, index + 1)
+}
+
+/// Two stacks; packet number `n` in each direction arrives if `arrives(n)`.
+fn joined(arrives: fn(usize) -> bool) -> Wire {
+    let make = |me: u16| {
+        let (out, packets) = mpsc::channel(PACKET_QUEUE);
+        let config = StackConfig {
+            address: address(me),
+            mtu: 1420,
+            peers: vec![(1 - me, address(1 - me))],
+            seed: u64::from(me) + 0x1234_5678_9abc,
+        };
+        (Stack::start(&config, out), packets)
+    };
+    let ((zero, from_zero), (one, from_one)) = (make(0), make(1));
+    let mut pumps = JoinSet::new();
+    for (mut packets, to) in [(from_zero, one.injector()), (from_one, zero.injector())] {
+        pumps.spawn(async move {
+            let mut batch: Vec<BytesMut> = Vec::new();
+            let mut number = 0;
+            while packets.recv_many(&mut batch, 64).await > 0 {
+                batch.retain(|_| {
+                    number += 1;
+                    arrives(number)
+                });
+                to.inject(&mut batch);
+            }
+        });
+    }
+    Wire {
+        stacks: [zero, one],
+        _pumps: pumps,
+    }
+}
+
+async fn stream(wire: &Wire) -> (TunnelStream, TunnelStream) {
+    let mut listener = wire.stacks[1].listener(PORT);
+    let both = async { tokio::join!(wire.stacks[0].connect(1, PORT), listener.accept()) };
+    let (near, far) = timeout(PATIENCE, both).await.expect("connected in time");
+    (near.unwrap(), far.unwrap().0)
+}
+
+/// Writes until nothing more is taken; the number of bytes taken.
+async fn fill(stream: &mut TunnelStream) -> usize {
+    let chunk = vec![1; 64 * 1024];
+    let mut total = 0;
+    while let Ok(taken) = timeout(Duration::from_millis(500), stream.write(&chunk)).await {
+        total += taken.unwrap();
+    }
+    total
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_waits_for_a_reader_who_does_not_read() {
+    let wire = joined(|_| true);
+    let (mut near, mut far) = stream(&wire).await;
+    let taken = fill(&mut near).await;
+    assert!(taken >= STREAM_BUFFER, "only {taken} bytes were taken");
+    assert!(
+        taken <= 2 * STREAM_BUFFER,
+        "{taken} bytes are held for nobody"
+    );
+    // Reading makes room again, and everything is there.
+    let mut got = vec![0; taken];
+    timeout(PATIENCE, far.read_exact(&mut got))
+        .await
+        .expect("data flows again")
+        .unwrap();
+    assert!(
+        timeout(PATIENCE, near.write(&[1; 1000]))
+            .await
+            .expect("room again")
+            .is_ok()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_packets_are_sent_again() {
+    let wire = joined(|number| number % 97 != 0);
+    let (mut near, mut far) = stream(&wire).await;
+    let sent: Vec<u8> = (0..2_000_000_u32)
+        .flat_map(u32::to_le_bytes)
+        .take(2_000_000)
+        .collect();
+    let copy = sent.clone();
+    let writer = tokio::spawn(async move {
+        near.write_all(&copy).await.unwrap();
+        near.shutdown().await.unwrap();
+        near
+    });
+    let mut got = Vec::new();
+    let all = far.read_to_end(&mut got);
+    timeout(4 * PATIENCE, all)
+        .await
+        .expect("all of it")
+        .unwrap();
+    assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    drop(writer.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_read_long_after_both_ends_closed_is_still_there() {
+    let wire = joined(|_| true);
+    let (mut near, mut far) = stream(&wire).await;
+    far.write_all(b"late").await.unwrap();
+    // The end that closes first keeps TCP's TIME-WAIT, ten seconds in this stack.
+    near.shutdown().await.unwrap();
+    let mut nothing = Vec::new();
+    timeout(PATIENCE, far.read_to_end(&mut nothing))
+        .await
+        .unwrap()
+        .unwrap();
+    far.shutdown().await.unwrap();
+    drop(far);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    let mut got = String::new();
+    timeout(PATIENCE, near.read_to_string(&mut got))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(got, "late");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_who_leaves_with_unread_data_resets_the_writer() {
+    let wire = joined(|_| true);
+    let (mut near, far) = stream(&wire).await;
+    fill(&mut near).await;
+    drop(far);
+    let chunk = [0; 1000];
+    let until_error = async { while near.write(&chunk).await.is_ok() {} };
+    timeout(PATIENCE, until_error)
+        .await
+        .expect("the writer hears of it");
+    let mut byte = [0];
+    let error = near.read_exact(&mut byte).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_gets_a_bounded_number_of_streams() {
+    let wire = joined(|_| true);
+    let mut listener = wire.stacks[1].listener(PORT);
+    let mut streams = Vec::new();
+    for _ in 0..MAX_STREAMS_PER_PEER {
+        let both = async { tokio::join!(wire.stacks[0].connect(1, PORT), listener.accept()) };
+        let (near, far) = timeout(PATIENCE, both).await.unwrap();
+        streams.push((near.unwrap(), far.unwrap()));
+    }
+    let more = wire.stacks[0].connect(1, PORT).await.unwrap_err();
+    assert_eq!(more.kind(), ErrorKind::QuotaExceeded);
+    streams.pop();
+    let both = async { tokio::join!(wire.stacks[0].connect(1, PORT), listener.accept()) };
+    let (near, far) = timeout(PATIENCE, both).await.expect("room again");
+    assert!(near.is_ok() && far.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_listener_replaces_the_first() {
+    let wire = joined(|_| true);
+    let mut first = wire.stacks[1].listener(PORT);
+    let mut second = wire.stacks[1].listener(PORT);
+    assert!(
+        timeout(PATIENCE, first.accept())
+            .await
+            .expect("it ends")
+            .is_err()
+    );
+    drop(first); // must not close the port of the second
+    let both = async { tokio::join!(wire.stacks[0].connect(1, PORT), second.accept()) };
+    let (near, far) = timeout(PATIENCE, both).await.unwrap();
+    assert!(near.is_ok() && far.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_and_foreign_packets_are_ignored() {
+    let wire = joined(|_| true);
+    let (mut near, mut far) = stream(&wire).await;
+    let injector = wire.stacks[1].injector();
+    let mut foreign = vec![0; 60];
+    foreign[0] = 0x60;
+    foreign[5] = 20;
+    foreign[6] = 6;
+    foreign[8..24].copy_from_slice(&address(7).octets());
+    foreign[24..40].copy_from_slice(&address(1).octets());
+    let mut cut = foreign.clone();
+    cut[8..24].copy_from_slice(&address(0).octets());
+    let mut batch: Vec<Vec<u8>> = vec![Vec::new(), vec![0x60], vec![0xff; 1420], foreign];
+    batch.extend((40..60).map(|length| cut[..length].to_vec()));
+    injector.inject(&mut batch);
+    near.write_all(b"fine").await.unwrap();
+    let mut got = [0; 4];
+    timeout(PATIENCE, far.read_exact(&mut got))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&got, b"fine");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_stack_ends_its_streams() {
+    let wire = joined(|_| true);
+    let (mut near, far) = stream(&wire).await;
+    let Wire {
+        stacks: [zero, one],
+        _pumps,
+    } = wire;
+    timeout(PATIENCE, one.stop()).await.expect("it stops");
+    let mut byte = [0];
+    let reset = timeout(PATIENCE, near.read_exact(&mut byte))
+        .await
+        .expect("the peer hears of it");
+    assert_eq!(reset.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    drop(far);
+    timeout(PATIENCE, zero.stop()).await.expect("it stops");
+}
