@@ -261,7 +261,7 @@ async fn a_strangers_packets_change_nothing() {
     let (mut near, mut far) = stream(&world, 0, 1).await;
     let target = ("127.0.0.1", world.meshes[0].port());
     let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let mut initiation = vec![0x5a; 148];
+    let mut initiation = [0x5a; 148];
     initiation[..4].copy_from_slice(&[1, 0, 0, 0]);
     let mut data = vec![0x5a; 1452];
     data[..4].copy_from_slice(&[4, 0, 0, 0]);
