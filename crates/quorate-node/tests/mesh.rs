@@ -9,6 +9,7 @@ use quorate_node::{
     netstack::TunnelStream,
     wireguard::{Dropped, Mesh, MeshConfig, MeshError},
 };
+use quorate_path::{Candidate, Scope};
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
 use tokio::{
@@ -55,6 +56,31 @@ async fn three_parties_come_up_and_all_pairs_talk_both_ways() {
             );
         }
     }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_beyond_loopback_uses_the_machines_other_addresses() {
+    // Packets between addresses of one machine never leave it.
+    let interfaces = if_addrs::get_if_addrs().unwrap();
+    let offers = |i: &if_addrs::Interface| {
+        Candidate::host((i.ip(), 1).into())
+            .admit(Scope::Lan)
+            .is_ok()
+    };
+    if !interfaces.iter().any(offers) {
+        return; // a machine with loopback only has nothing to offer here
+    }
+    let mut configs = vec![config(0, 2), config(1, 2)];
+    for config in &mut configs {
+        config.scope = Scope::Lan;
+    }
+    let mut world = World::of(configs).await;
+    world.all_up().await;
+    let (mut near, mut far) = stream(&world, 0, 1).await;
+    echo_once(&mut near, &mut far).await;
+    assert_eq!(world.meshes[0].links()[0].path, "local");
+    drop((near, far));
     world.stop().await;
 }
 

@@ -501,7 +501,124 @@ fn is_wireguard(datagram: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::netstack::{Stack, StackConfig};
+    use quorate_path::Scope;
+    use tokio::sync::oneshot;
+    use zeroize::Zeroizing;
+
+    fn address(index: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, index + 1)
+    }
+
+    /// Party 0 of a mesh of three.
+    fn engine() -> (Engine, Stack) {
+        let peer = |index: u16| MeshPeer {
+            index,
+            public: public_key(&[u8::try_from(index).unwrap() + 1; 32]),
+            psk: Zeroizing::new([9; 32]),
+            address: address(index),
+        };
+        let config = MeshConfig {
+            me: 0,
+            secret: Zeroizing::new([1; 32]),
+            address: address(0),
+            mtu: 1420,
+            scope: Scope::Local,
+            peers: vec![peer(1), peer(2)],
+        };
+        let (to_tunnel, outbound) = mpsc::channel(8);
+        let stack_config = StackConfig {
+            address: address(0),
+            mtu: 1420,
+            peers: vec![(1, address(1)), (2, address(2))],
+            seed: 1,
+        };
+        let stack = Stack::start(&stack_config, to_tunnel);
+        let socket = MeshSocket::bind(Scope::Local, oneshot::channel().0).unwrap();
+        let peers = config.peers.iter().map(|p| (p.index, p.address));
+        let table = Arc::new(PathTable::new(peers));
+        let queues = Queues {
+            outbound,
+            orders: mpsc::channel(8).1,
+            stun: mpsc::channel(8).0,
+            notes: mpsc::channel(8).0,
+        };
+        let injector = stack.injector();
+        (
+            Engine::new(&config, Arc::new(socket), table, injector, queues),
+            stack,
+        )
+    }
+
+    fn packet(source: Ipv6Addr, next_header: u8) -> Packet {
+        let mut bytes = probe::make(source, address(0));
+        bytes[5] = 20;
+        bytes[6] = next_header;
+        bytes.resize(60, 0);
+        Packet::from_bytes(bytes)
+    }
+
+    #[tokio::test]
+    async fn what_comes_out_of_a_tunnel_carries_its_peers_address_or_is_dropped() {
+        let (mut engine, _stack) = engine();
+        engine.accept(1, packet(address(1), 6));
+        assert_eq!(engine.inbox.len(), 1);
+        // Peer 1 as peer 2, as us, as nobody; IPv4; cut short.
+        for forged in [address(2), address(0), Ipv6Addr::UNSPECIFIED] {
+            engine.accept(1, packet(forged, 6));
+            engine.accept(1, packet(forged, 59));
+        }
+        engine.accept(1, Packet::from_bytes(BytesMut::from(&[0x45; 60][..])));
+        engine.accept(1, Packet::from_bytes(BytesMut::from(&[0x60; 10][..])));
+        assert_eq!(engine.inbox.len(), 1, "a forged packet went to the stack");
+        assert_eq!(engine.table.dropped().spoofed, 8);
+    }
+
+    #[tokio::test]
+    async fn padding_is_cut_off_before_the_stack_sees_a_packet() {
+        let (mut engine, _stack) = engine();
+        let mut padded = packet(address(1), 6);
+        padded.buf_mut().resize(64, 0);
+        engine.accept(1, padded);
+        assert_eq!(engine.inbox[0].0.len(), 60);
+    }
+
+    #[tokio::test]
+    async fn datagrams_without_the_keys_are_dropped_even_from_a_known_address() {
+        let (mut engine, _stack) = engine();
+        let source = SocketAddr::from(([127, 0, 0, 1], 9));
+        for kind in 1..=4 {
+            for length in [32, 64, 92, 148, 1452] {
+                let mut datagram = vec![0x5a; length];
+                datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
+                engine.decrypt(1, &datagram, source);
+            }
+        }
+        assert_eq!(engine.table.dropped().undecryptable, 20);
+        assert!(
+            engine.inbox.is_empty() && engine.outbox.is_empty(),
+            "something was answered"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_gate_stays_shut_until_the_pair_is_up() {
+        let (mut engine, _stack) = engine();
+        engine.encrypt(probe::make(address(0), address(1)));
+        assert!(engine.outbox.is_empty());
+        assert_eq!(engine.table.dropped().not_up, 1);
+        engine.table.set_up(1);
+        engine.encrypt(probe::make(address(0), address(1)));
+        assert_eq!(
+            engine.outbox.len(),
+            1,
+            "an up pair starts a handshake for its packet"
+        );
+        engine.encrypt(probe::make(address(0), address(7)));
+        assert_eq!(engine.table.dropped().not_up, 2, "there is no party 7");
+    }
 
     #[test]
     fn stun_and_wireguard_are_told_apart() {

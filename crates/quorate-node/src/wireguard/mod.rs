@@ -103,8 +103,9 @@ pub mod limits {
     pub const KEEPALIVE_SECONDS: u16 = 15;
     /// First repetition of an unanswered handshake initiation.
     pub const HANDSHAKE_RETRY: Duration = Duration::from_secs(1);
-    /// How long one attempt of a handshake is waited for before it is looked at again.
-    pub const HANDSHAKE_ROUND: Duration = Duration::from_secs(20);
+    /// How often a handshake that is not complete is asked for again; WireGuard repeats it faster,
+    /// but gives up after 90 s.
+    pub const HANDSHAKE_ROUND: Duration = Duration::from_secs(5);
     /// Pause between two probes that were not answered.
     pub const PROBE_REPEAT: Duration = Duration::from_millis(200);
     /// How often the age of the session key is looked at; WireGuard decides whether to renew it.
