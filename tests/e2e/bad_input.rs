@@ -154,7 +154,7 @@ fn a05_expired_and_not_yet_valid_invitations() {
     join(&world, 1, &shift(week), &[]).assert_refused("E_TIME", 72);
     // Valid as a credential, but the time to join has passed.
     let late = reissued(&world, &file, |i| {
-        i.subject.time.join_by = UnixTime(i.valid_from.0 - 3600)
+        i.subject.time.join_by = UnixTime(i.valid_from.0 - 3600);
     });
     join(&world, 1, &late, &["--", "--vote", "yes"]).assert_refused("E_TIME", 72);
 }

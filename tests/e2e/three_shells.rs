@@ -90,12 +90,11 @@ fn ctrl_c_of_one_is_a_clean_abort_for_all() {
     joined[1].signal(rustix::process::Signal::INT);
     for (index, party) in joined.into_iter().enumerate() {
         let ended = party.end_within(std::time::Duration::from_secs(20));
-        match index {
-            1 => ended.assert_refused("E_INTERRUPTED", 130),
-            _ => {
-                ended.assert_refused("E_PARTY_LEFT", 75);
-                assert!(ended.stderr.contains("bo (did:key:"), "{}", ended.stderr);
-            }
+        if index == 1 {
+            ended.assert_refused("E_INTERRUPTED", 130);
+        } else {
+            ended.assert_refused("E_PARTY_LEFT", 75);
+            assert!(ended.stderr.contains("bo (did:key:"), "{}", ended.stderr);
         }
     }
     world.assert_clean();

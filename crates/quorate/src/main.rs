@@ -33,10 +33,10 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Demo(args) => command::demo::run(&global, args),
         Command::Id(args) => command::id::run(&global, args),
-        Command::Invite(args) => command::invite::run(&global, args),
+        Command::Invite(args) => command::invite::run(&global, &args),
         Command::Join(args) => command::join::run(&global, args),
         Command::Verify(args) => command::verify::run(&global, &args),
-        Command::Version => command::version::run(&global),
+        Command::Version => Ok(command::version::run(&global)),
     };
     match done {
         Ok(code) => code,

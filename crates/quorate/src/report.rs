@@ -1,5 +1,8 @@
 //! What a running session tells its user: lines for people, or one JSON object a line.
 
+use std::{io::IsTerminal, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
 use quorate_identity::Verified;
 use quorate_node::party::PartyEvent;
 use quorate_session::Invitation;
@@ -12,6 +15,9 @@ pub fn schema(name: &str) -> String {
     format!("https://quorate.org/schemas/v1/{name}.json")
 }
 
+/// How often the living line of a wait moves.
+const SPIN: Duration = Duration::from_millis(500);
+
 /// Shows the events of one party's session.
 pub struct Report {
     json: bool,
@@ -22,6 +28,7 @@ pub struct Report {
     bytes_sent: Option<u64>,
     elapsed_ms: Option<u64>,
     shown_addresses: bool,
+    spinner: Option<ProgressBar>,
 }
 
 impl Report {
@@ -40,6 +47,7 @@ impl Report {
             bytes_sent: None,
             elapsed_ms: None,
             shown_addresses: false,
+            spinner: None,
         }
     }
 
@@ -60,10 +68,40 @@ impl Report {
                 members.insert("schema".into(), schema("event").into());
             }
             text::say(value);
-        } else if !self.quiet
-            && let Some(line) = self.line(event)
-        {
+            return;
+        }
+        if self.quiet {
+            return;
+        }
+        if matches!(event, PartyEvent::Program { .. } | PartyEvent::Cleaned) {
+            self.stop_spinner();
+        }
+        let Some(line) = self.line(event) else { return };
+        if matches!(event, PartyEvent::Waiting { .. }) && std::io::stderr().is_terminal() {
+            self.spin(line);
+        } else if let Some(spinner) = &self.spinner {
+            spinner.suspend(|| text::say(line));
+        } else {
             text::say(line);
+        }
+    }
+
+    /// On a terminal a wait is one line that lives; elsewhere it is a line now and then.
+    fn spin(&mut self, line: String) {
+        let spinner = self.spinner.get_or_insert_with(|| {
+            let spinner = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{msg} · {elapsed} {spinner}");
+            spinner.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            spinner.enable_steady_tick(SPIN);
+            spinner
+        });
+        spinner.reset_elapsed();
+        spinner.set_message(line);
+    }
+
+    fn stop_spinner(&mut self) {
+        if let Some(spinner) = self.spinner.take() {
+            spinner.finish_and_clear();
         }
     }
 
@@ -110,7 +148,7 @@ impl Report {
                     ),
                 )
             }
-            PartyEvent::State { state } => self.state_line(state)?,
+            PartyEvent::State { state } => Self::state_line(state)?,
             PartyEvent::Party { index, phase }
                 if phase == "joined" && usize::from(*index) != self.me =>
             {
@@ -172,7 +210,7 @@ impl Report {
         })
     }
 
-    fn state_line(&self, state: &str) -> Option<String> {
+    fn state_line(state: &str) -> Option<String> {
         (state == "closing").then(|| text::row("ended", "exchanging receipts"))
     }
 

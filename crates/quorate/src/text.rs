@@ -40,9 +40,9 @@ pub fn foreign(text: &str) -> String {
             break;
         }
         if is_plain(c) {
-            out.push(c)
+            out.push(c);
         } else {
-            out.extend(c.escape_unicode())
+            out.extend(c.escape_unicode());
         }
     }
     out
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn durations_read_and_print() {
-        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_hours(2)));
         for text in [
             "",
             "2",

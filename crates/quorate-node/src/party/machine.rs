@@ -163,7 +163,7 @@ impl Machine {
             self.report_mesh(false);
             self.report_waiting();
             let input = self.next(stop).await;
-            if let Some(outcome) = self.apply(input).await? {
+            if let Some(outcome) = self.apply(input)? {
                 return Ok(outcome);
             }
         }
@@ -318,9 +318,10 @@ impl Machine {
         }
         installed.guard.stop().await;
         installed.control.stop().await;
-        match Arc::try_unwrap(installed.mesh) {
-            Ok(mesh) => mesh.stop().await,
-            Err(_) => tracing::error!("the mesh is still in use after its tasks were stopped"),
+        if let Ok(mesh) = Arc::try_unwrap(installed.mesh) {
+            mesh.stop().await;
+        } else {
+            tracing::error!("the mesh is still in use after its tasks were stopped");
         }
     }
 
@@ -461,7 +462,7 @@ impl Machine {
         }
     }
 
-    async fn apply(&mut self, input: Input) -> Result<Option<Outcome>, Fault> {
+    fn apply(&mut self, input: Input) -> Result<Option<Outcome>, Fault> {
         let (at, now) = (clock::wall(), clock::now());
         match input {
             Input::Overlay(Some(event)) => self.on_overlay(event),
@@ -512,7 +513,7 @@ impl Machine {
                 Err(_) => self.overlay.close_link(link),
             },
             OverlayEvent::Frame { link, bytes } => {
-                self.session.handle_message(LinkId(link), &bytes, at, now)
+                self.session.handle_message(LinkId(link), &bytes, at, now);
             }
             OverlayEvent::LinkDown { link } => self.session.handle_link_down(LinkId(link), now),
             OverlayEvent::Listening { .. } => {
@@ -583,7 +584,7 @@ impl Machine {
                 }
             }
             ControlEvent::Frame { link, bytes } => {
-                self.session.handle_message(link, &bytes, at, now)
+                self.session.handle_message(link, &bytes, at, now);
             }
             ControlEvent::Down { link } => {
                 installed.streams.remove(&link);

@@ -100,10 +100,9 @@ pub async fn run(
     events: mpsc::Sender<PartyEvent>,
     stop: watch::Receiver<Stop>,
 ) -> Result<Outcome, Fault> {
-    machine::Machine::start(config, events)
-        .await?
-        .run(stop)
-        .await
+    // Boxed: the loop's state is large, and the caller may keep it in a future of its own.
+    let machine = Box::pin(machine::Machine::start(config, events)).await?;
+    Box::pin(machine.run(stop)).await
 }
 
 /// The clock of the shell: the cores get time only from here.

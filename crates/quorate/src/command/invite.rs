@@ -29,7 +29,7 @@ const RUN_WITHIN_SECONDS: i64 = 24 * 3600;
 /// Times a party that crashed may join again.
 const REJOINS: u8 = 3;
 
-pub fn run(global: &Global, args: InviteArgs) -> Result<ExitCode, Failure> {
+pub fn run(global: &Global, args: &InviteArgs) -> Result<ExitCode, Failure> {
     let home = home(global)?;
     let (identity, _) = IdentityFile::load_or_create(&home)?;
     let (program, public_args) = program_of(&args.program, &args.args)?;

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::{args::Global, command::print_stdout, failure::Failure};
+use crate::{args::Global, command::print_stdout};
 
-pub fn run(global: &Global) -> Result<ExitCode, Failure> {
+pub fn run(global: &Global) -> ExitCode {
     let version = env!("CARGO_PKG_VERSION");
     if global.json {
         let report = json!({"schema": crate::report::schema("version"), "quorate": version, "protocol": "quorate/1",
@@ -15,5 +15,5 @@ pub fn run(global: &Global) -> Result<ExitCode, Failure> {
     } else {
         print_stdout(&format!("quorate {version} (protocol quorate/1)"));
     }
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
