@@ -476,6 +476,21 @@ async fn a_peer_that_vanishes_does_not_hurt_the_others() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_that_is_merely_dropped_ends_too() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let (mesh, events) = Mesh::start(config(0, 2)).await.unwrap();
+    assert!(tasks() > before);
+    drop((mesh, events));
+    let ended = async {
+        while tasks() > before {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, ended).await.expect("no task is left");
+}
+
 #[test]
 fn a_process_frozen_for_twelve_seconds_keeps_its_streams() {
     let (to_frozen, orders) = std::sync::mpsc::channel::<Duration>();
