@@ -478,7 +478,11 @@ async fn a_peer_that_vanishes_does_not_hurt_the_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mesh_that_is_merely_dropped_ends_too() {
-    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
     let before = tasks();
     let (mesh, events) = Mesh::start(config(0, 2)).await.unwrap();
     assert!(tasks() > before);
