@@ -227,7 +227,7 @@ impl Session {
         if self.resync_at.is_some_and(|at| at <= now) {
             self.resync_at = Some(now + RESYNC_INTERVAL);
             self.ask_again(now);
-            self.resync();
+            self.resync(now);
         }
         if !weak!(self, NoTimeout) {
             self.expire(now);

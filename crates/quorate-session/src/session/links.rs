@@ -169,19 +169,50 @@ impl Session {
         match &mut entry.handshake {
             Handshake::Held { tagged } => *tagged = true,
             Handshake::Hello => self.send_proof(link, now),
-            // A repeated hello changes nothing.
-            Handshake::Proof | Handshake::Resolving { .. } | Handshake::Proven(_) => {}
+            // Who says hello again has not got our proof.
+            Handshake::Proof | Handshake::Resolving { .. } | Handshake::Proven(_) => {
+                self.transmit_proof(link, now);
+            }
+        }
+    }
+
+    /// Says again what a handshake waits for, in case it was lost.
+    fn repeat_handshakes(&mut self, now: Instant) {
+        let open = self
+            .links
+            .iter()
+            .filter_map(|(id, link)| match (&link.handshake, link.kind) {
+                (Handshake::Hello, LinkKind::Overlay { local, remote }) => {
+                    Some((*id, local, remote, false))
+                }
+                (Handshake::Proof, LinkKind::Overlay { local, remote }) => {
+                    Some((*id, local, remote, true))
+                }
+                _ => None,
+            });
+        for (link, local, remote, tagged) in open.collect::<Vec<_>>() {
+            let tag = hello_tag(&self.secret, &local, &remote);
+            self.transmit(link, &Frame::Hello { tag });
+            if tagged {
+                self.transmit_proof(link, now);
+            }
         }
     }
 
     fn send_proof(&mut self, link: LinkId, now: Instant) {
-        let Some(entry) = self.links.get_mut(&link) else {
+        if let Some(entry) = self.links.get_mut(&link) {
+            entry.handshake = Handshake::Proof;
+        }
+        self.transmit_proof(link, now);
+    }
+
+    fn transmit_proof(&mut self, link: LinkId, now: Instant) {
+        let Some(entry) = self.links.get(&link) else {
             return;
         };
         let LinkKind::Overlay { local, remote } = entry.kind else {
             return;
         };
-        entry.handshake = Handshake::Proof;
         let iat = self.wall(now);
         let sid = self.invitation.subject.sid;
         let hello = Hello {
@@ -378,7 +409,8 @@ impl Session {
     }
 
     /// Tells everybody what we hold, which heals whatever got lost.
-    pub(super) fn resync(&mut self) {
+    pub(super) fn resync(&mut self, now: Instant) {
+        self.repeat_handshakes(now);
         for link in self.proven_links() {
             self.announce(link);
             self.send_ready(link);
