@@ -10,5 +10,6 @@ mod demo;
 mod failure;
 mod identity;
 mod insider;
+mod lan;
 mod three_shells;
 mod world;

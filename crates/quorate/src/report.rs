@@ -27,12 +27,13 @@ pub struct Report {
     program: String,
     bytes_sent: Option<u64>,
     elapsed_ms: Option<u64>,
+    local: bool,
     shown_addresses: bool,
     spinner: Option<ProgressBar>,
 }
 
 impl Report {
-    pub fn new(global: &Global, invitation: &Verified<Invitation>, me: usize) -> Self {
+    pub fn new(global: &Global, invitation: &Verified<Invitation>, me: usize, local: bool) -> Self {
         let subject = &invitation.subject;
         Self {
             json: global.json,
@@ -46,6 +47,7 @@ impl Report {
             program: text::foreign(&subject.program.entry),
             bytes_sent: None,
             elapsed_ms: None,
+            local,
             shown_addresses: false,
             spinner: None,
         }
@@ -136,16 +138,14 @@ impl Report {
     fn line(&mut self, event: &PartyEvent) -> Option<String> {
         Some(match event {
             PartyEvent::Listening { addresses } => {
-                if self.shown_addresses || addresses.is_empty() {
+                if self.shown_addresses {
                     return None;
                 }
+                let address = addresses.iter().find(|a| self.worth_telling(a))?;
                 self.shown_addresses = true;
                 text::row(
                     "reachable",
-                    &format!(
-                        "at {}   (for --at, where the others do not find you)",
-                        addresses[0]
-                    ),
+                    &format!("at {address}   (for --at, where the others do not find you)"),
                 )
             }
             PartyEvent::State { state } => Self::state_line(state)?,
@@ -236,6 +236,12 @@ impl Report {
             "waiting",
             &format!("for {} · {what}{since}{hint}", names.join(", ")),
         ))
+    }
+
+    /// An address that a person on another machine (or, with `--local`, on this one) can use.
+    fn worth_telling(&self, address: &str) -> bool {
+        let loopback = address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+        loopback == self.local && address.starts_with("/ip4/") && address.contains("/tcp/")
     }
 
     fn me_index(&self) -> u16 {

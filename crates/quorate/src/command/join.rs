@@ -86,7 +86,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation: invitation.clone(),
     };
-    let report = Report::new(global, &invitation, me);
+    let report = Report::new(global, &invitation, me, args.local);
     let outcome = runtime.block_on(take_part(config, report, me));
     // The program's last output is flushed by now; nothing else may keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
