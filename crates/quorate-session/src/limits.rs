@@ -116,6 +116,9 @@ pub const FRAMES_PER_SECOND: u32 = 64;
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lifetime of the signed part of the link handshake, in seconds.
 pub const HELLO_LIFETIME_SECONDS: i64 = 120;
+/// Time in which new statements of others are collected before they are announced together, so that
+/// a large group sends each other lists and not single names.
+pub const PASS_ON_DELAY: Duration = Duration::from_millis(50);
 /// Interval of announcing what is held to every proven link; heals whatever was lost.
 pub const RESYNC_INTERVAL: Duration = Duration::from_secs(3);
 /// Wait before a DID that did not resolve is asked for again.

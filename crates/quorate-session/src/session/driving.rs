@@ -22,7 +22,7 @@ use quorate_identity::{
 };
 use rand_core::SeedableRng;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 use zeroize::Zeroize;
@@ -67,13 +67,15 @@ impl Session {
             },
             clock: (at, now),
             resync_at: None,
+            news: BTreeSet::new(),
+            news_at: None,
             events: VecDeque::new(),
             transmits: VecDeque::new(),
             transmit_bytes: 0,
             usage: Usage::default(),
             invitation,
             #[cfg(feature = "broken-variants")]
-            weaknesses: std::collections::BTreeSet::new(),
+            weaknesses: BTreeSet::new(),
         })
     }
 
@@ -185,7 +187,11 @@ impl Session {
             .map(|held| (held.deadline, "storing the record"));
         let links = self.links.values().filter(|link| link.proven().is_none());
         let links = links.map(|link| (link.deadline, "link handshake"));
-        let resync = self.resync_at.map(|at| (at, "announcing"));
+        let resync = self
+            .resync_at
+            .into_iter()
+            .chain(self.news_at)
+            .map(|at| (at, "announcing"));
         held.chain(links)
             .chain(resync)
             .chain(self.stage_timeouts())
@@ -224,6 +230,9 @@ impl Session {
             );
         }
         self.close_slow_links(now);
+        if self.news_at.is_some_and(|at| at <= now) {
+            self.announce_news();
+        }
         if self.resync_at.is_some_and(|at| at <= now) {
             self.resync_at = Some(now + RESYNC_INTERVAL);
             self.ask_again(now);

@@ -40,7 +40,7 @@ use closing::Closing;
 use quorate_identity::{Did, Digest, Rejection, ResolvedDid, SigningKey, UnixTime, Verified};
 use running::Mesh;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Instant,
 };
 
@@ -72,13 +72,16 @@ pub struct Session {
     deadlines: Deadlines,
     clock: (UnixTime, Instant),
     resync_at: Option<Instant>,
+    /// New statements of others, and when they are announced.
+    news: BTreeSet<Digest>,
+    news_at: Option<Instant>,
     events: VecDeque<Event>,
     transmits: VecDeque<(LinkId, Vec<u8>)>,
     transmit_bytes: usize,
     /// Highest fill of the bounded queues, for the simulator.
     usage: Usage,
     #[cfg(feature = "broken-variants")]
-    weaknesses: std::collections::BTreeSet<Weakness>,
+    weaknesses: BTreeSet<Weakness>,
 }
 
 /// Where the session is, with the data that exists only there.

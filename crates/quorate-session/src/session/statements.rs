@@ -9,7 +9,7 @@
 use super::{Event, Session, Stage, weak};
 use crate::{
     ledger::Admission,
-    limits::MAX_UNRESOLVED,
+    limits::{MAX_DIGESTS, MAX_UNRESOLVED, PASS_ON_DELAY},
     link::{Frame, LinkId, Proven},
     message::{Confirm, Join, Pid},
     statement::{Parsed, Statement},
@@ -161,6 +161,10 @@ impl Session {
     }
 
     fn admit(&mut self, link: LinkId, statement: &Statement, now: Instant) {
+        // Once the session fails, only what completes its record is still of use.
+        if matches!(self.stage, Stage::Closing(_)) && !matches!(statement, Statement::Receipt(_)) {
+            return;
+        }
         let pid = self
             .invitation
             .subject
@@ -173,7 +177,7 @@ impl Session {
                 if let Statement::Confirm(confirm) = statement {
                     self.compare_confirm(link, pid, confirm);
                 }
-                self.pass_on(statement, Some(link));
+                self.pass_on(statement, link, now);
             }
             Ok(Admission::Equivocation(first, second)) => {
                 self.emit(Event::Evidence {
@@ -250,7 +254,7 @@ impl Session {
     }
 
     /// Passes a verified statement on: what ends a session in full, the rest by name.
-    fn pass_on(&mut self, statement: &Statement, from: Option<LinkId>) {
+    fn pass_on(&mut self, statement: &Statement, from: LinkId, now: Instant) {
         let urgent = matches!(
             statement,
             Statement::Abort(_) | Statement::Cancel(_) | Statement::Receipt(_)
@@ -262,18 +266,26 @@ impl Session {
         if receiver == Some(self.me) {
             return;
         }
-        for link in self
-            .proven_links()
-            .into_iter()
-            .filter(|link| Some(*link) != from)
-        {
-            if urgent {
-                self.send_statements(link, &[statement.text().clone()]);
-            } else {
+        if !urgent {
+            self.news.insert(statement.digest());
+            self.news_at.get_or_insert(now + PASS_ON_DELAY);
+            return;
+        }
+        for link in self.proven_links().into_iter().filter(|link| *link != from) {
+            self.send_statements(link, &[statement.text().clone()]);
+        }
+    }
+
+    /// Announces what is new since the last time.
+    pub(super) fn announce_news(&mut self) {
+        self.news_at = None;
+        let news: Vec<Digest> = std::mem::take(&mut self.news).into_iter().collect();
+        for link in self.proven_links() {
+            for chunk in news.chunks(MAX_DIGESTS) {
                 self.transmit(
                     link,
                     &Frame::Have {
-                        digests: vec![statement.digest()],
+                        digests: chunk.to_vec(),
                     },
                 );
             }
