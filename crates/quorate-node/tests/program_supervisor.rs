@@ -30,6 +30,7 @@ async fn live(source: &str, args: &[String]) -> (Supervisor, BufReader<DuplexStr
 
 fn spec(program: Program) -> ProgramSpec {
     ProgramSpec {
+        options: Vec::new(),
         python: attach_support::python(),
         program,
         args: Vec::new(),

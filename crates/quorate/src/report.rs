@@ -19,6 +19,7 @@ pub fn schema(name: &str) -> String {
 const SPIN: Duration = Duration::from_millis(500);
 
 /// Shows the events of one party's session.
+#[allow(clippy::struct_excessive_bools)] // independent switches and marks
 pub struct Report {
     json: bool,
     quiet: bool,
@@ -28,6 +29,7 @@ pub struct Report {
     bytes_sent: Option<u64>,
     elapsed_ms: Option<u64>,
     local: bool,
+    ran: bool,
     shown_addresses: bool,
     spinner: Option<ProgressBar>,
 }
@@ -48,6 +50,7 @@ impl Report {
             bytes_sent: None,
             elapsed_ms: None,
             local,
+            ran: false,
             shown_addresses: false,
             spinner: None,
         }
@@ -63,6 +66,7 @@ impl Report {
             self.elapsed_ms = Some(*elapsed_ms);
             self.bytes_sent = Some(*bytes_sent);
         }
+        self.ran |= matches!(event, PartyEvent::Program { .. });
         if self.json {
             let mut value =
                 serde_json::to_value(event).unwrap_or_else(|_| json!({"event": "unprintable"}));
@@ -75,7 +79,10 @@ impl Report {
         if self.quiet {
             return;
         }
-        if matches!(event, PartyEvent::Program { .. } | PartyEvent::Cleaned) {
+        if matches!(
+            event,
+            PartyEvent::Roster { .. } | PartyEvent::Program { .. } | PartyEvent::Cleaned
+        ) {
             self.stop_spinner();
         }
         let Some(line) = self.line(event) else { return };
@@ -105,6 +112,11 @@ impl Report {
         if let Some(spinner) = self.spinner.take() {
             spinner.finish_and_clear();
         }
+    }
+
+    /// Whether the program was started at all.
+    pub fn ran(&self) -> bool {
+        self.ran
     }
 
     /// The line for the end of a good run.
@@ -204,6 +216,7 @@ impl Report {
                     &format!("{}{from}   {code}", text::foreign(detail)),
                 )
             }
+            PartyEvent::Receipts { file } => text::row("receipts", &format!("kept in {file}")),
             PartyEvent::Evidence { file } => text::row("evidence", &format!("kept in {file}")),
             PartyEvent::Note { text: note } => text::row("note", &text::foreign(note)),
             _ => return None,

@@ -180,6 +180,6 @@ def main(control, plan, descriptors):
         sys.path.insert(0, os.path.dirname(os.path.abspath(name)))
         with open(name, 'rb') as file:
             source = file.read()
-    sys.argv = [name] + links.options(plan['threshold']) + plan['args']
+    sys.argv = [name] + links.options(plan['threshold']) + plan['options'] + plan['args']
     # `control` stays open on this frame as long as the program runs.
     run(name, source)

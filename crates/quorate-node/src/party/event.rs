@@ -83,12 +83,10 @@ pub enum PartyEvent {
         /// In words.
         text: String,
     },
-    /// All receipts that came in.
+    /// The signed receipts of the run were stored.
     Receipts {
-        /// How many parties signed.
-        signed: usize,
-        /// Of how many.
-        parties: usize,
+        /// The file.
+        file: String,
     },
     /// Everything made for the session was removed.
     Cleaned,

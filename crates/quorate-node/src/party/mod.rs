@@ -32,7 +32,7 @@ use crate::{
     program::supervisor::Sink,
 };
 
-/// Events waiting to be shown; a slow screen does not hold up the session, old ones are dropped.
+/// Events waiting to be shown; a slow screen does not hold up the session, later ones are dropped then.
 pub const EVENT_QUEUE: usize = 1024;
 
 /// Which networks a session may use.

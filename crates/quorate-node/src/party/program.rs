@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_session::MeshPlan;
+use quorate_session::{MeshPlan, message::Mpc};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -88,6 +88,7 @@ impl Guard {
         let spec = ProgramSpec {
             python: config.python.clone(),
             program: Program::File(entry),
+            options: agreed_options(&config.invitation.subject.mpc),
             args: public.iter().chain(&config.private_args).cloned().collect(),
             cwd: config
                 .program
@@ -115,6 +116,20 @@ impl Guard {
         self.attach.close();
         self.tasks.shutdown().await;
     }
+}
+
+/// What the signed terms say about MPyC's protocol, as its options.
+fn agreed_options(mpc: &Mpc) -> Vec<String> {
+    let number = |option: &str, value: Option<u16>| value.map(|v| format!("{option}{v}"));
+    let no_prss = (!mpc.prss).then(|| "--no-prss".to_owned());
+    [
+        no_prss,
+        number("-L", mpc.bit_length),
+        number("-K", mpc.sec_param),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 async fn accept(mut listener: crate::netstack::Listener, attach: Attach) {

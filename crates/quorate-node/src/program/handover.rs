@@ -63,6 +63,7 @@ pub(super) struct Plan<'a> {
     /// A path, or the name of a program whose text is in `source`.
     pub name: &'a str,
     pub source: Option<&'a str>,
+    pub options: &'a [String],
     pub args: &'a [String],
     /// The parties of the handed over links, in the order of the descriptors.
     pub links: Vec<u16>,

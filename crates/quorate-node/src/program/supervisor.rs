@@ -100,6 +100,8 @@ pub struct ProgramSpec {
     pub python: PathBuf,
     /// What to run.
     pub program: Program,
+    /// MPyC's own options that the parties agreed on, such as `--no-prss`.
+    pub options: Vec<String>,
     /// The program's own arguments, public ones first; checked with `check_user_args`.
     pub args: Vec<String>,
     /// Its working folder.
@@ -188,6 +190,7 @@ impl Supervisor {
         let ProgramSpec {
             python,
             program,
+            options,
             args,
             cwd,
             me,
@@ -210,6 +213,7 @@ impl Supervisor {
             threshold,
             name: &name,
             source: source.as_deref(),
+            options: &options,
             args: &args,
             links: Vec::new(),
         };

@@ -190,6 +190,7 @@ pub fn alone(args: &[&'static str]) -> Seat<'static> {
 pub async fn start(program: Program, seat: Seat<'_>) -> Running {
     let (stdout, stderr) = (Buffer::default(), Buffer::default());
     let spec = ProgramSpec {
+        options: Vec::new(),
         python: python(),
         program,
         args: seat.args.iter().map(ToString::to_string).collect(),

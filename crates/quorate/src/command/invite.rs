@@ -9,6 +9,7 @@ use quorate_node::{
 };
 use quorate_session::{
     Bundle, InvitationDraft, PartyDraft, RendezvousSecret,
+    limits::MAX_VALIDITY_SECONDS,
     message::{Program, SameController, Times},
 };
 use serde_json::json;
@@ -44,8 +45,8 @@ pub fn run(global: &Global, args: &InviteArgs) -> Result<ExitCode, Failure> {
             .unwrap_or_else(|| "organizer".into());
         parties.push(party(&name, &identity.key.did())?);
     }
-    for (index, text) in args.with.iter().enumerate() {
-        parties.push(invited(text, index + parties.len().min(1))?);
+    for text in &args.with {
+        parties.push(invited(text, parties.len())?);
     }
     let now = invitation::now();
     let draft = InvitationDraft {
@@ -105,9 +106,14 @@ pub fn run(global: &Global, args: &InviteArgs) -> Result<ExitCode, Failure> {
                 args.out.display()
             ),
         ));
+        let next = if args.issuer_only {
+            "the parties"
+        } else {
+            "everybody, you too"
+        };
         text::say(text::row(
             "next",
-            &format!("everybody, you too:   quorate join {}", args.out.display()),
+            &format!("{next}:   quorate join {}", args.out.display()),
         ));
     }
     Ok(ExitCode::SUCCESS)
@@ -189,15 +195,25 @@ fn title_of(entry: &str) -> String {
         .map_or_else(|| entry.to_owned(), |s| s.to_string_lossy().into_owned())
 }
 
+/// Everything has to end while the invitation is valid, which is a week at most.
 fn times(now: UnixTime, expires: Duration) -> Result<Times, Failure> {
-    let seconds = i64::try_from(expires.as_secs())
-        .map_err(|_| Failure::new(Code::Limit, "--expires is too long"))?;
+    let latest = now.plus_seconds(MAX_VALIDITY_SECONDS);
+    let seconds = i64::try_from(expires.as_secs()).unwrap_or(i64::MAX);
     let join_by = now.plus_seconds(seconds);
-    let start_by = join_by.plus_seconds(START_WITHIN_SECONDS);
+    if join_by > latest {
+        let days = MAX_VALIDITY_SECONDS / 86_400;
+        return Err(Failure::new(
+            Code::Limit,
+            format!("an invitation is valid for {days} days at most"),
+        )
+        .hint(format!("use --expires {days}d or less")));
+    }
+    let start_by = join_by.plus_seconds(START_WITHIN_SECONDS).min(latest);
+    let end_by = start_by.plus_seconds(RUN_WITHIN_SECONDS).min(latest);
     Ok(Times {
         join_by,
         start_by,
-        end_by: start_by.plus_seconds(RUN_WITHIN_SECONDS),
+        end_by,
     })
 }
 

@@ -8,7 +8,7 @@ use quorate_node::{
     party::{self, EVENT_QUEUE, PartyConfig, Scope, Stop},
     program::{Builtin, PythonRuntime, builtin, check_private_args, python},
 };
-use quorate_session::{Bundle, Fingerprint, Invitation, Outcome, Pid};
+use quorate_session::{Bundle, Fingerprint, Invitation, Outcome, Pid, message::PathPolicy};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -39,6 +39,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     let (identity, _) = IdentityFile::load_or_create(&home)?;
     let me = my_index(&invitation, &identity.key)?;
     check_deadline(&invitation)?;
+    check_paths(&invitation)?;
     check_private_args(&args.args)
         .map_err(|e| Failure::new(e.code(), e.to_string()).hint(e.hint()))?;
     let program = my_program(&invitation, args.program.as_deref())?;
@@ -141,8 +142,8 @@ fn conclude(
     outcome: Outcome,
 ) -> Result<ExitCode, Failure> {
     match outcome {
-        Outcome::Finished { receipts, .. } => {
-            report.finished(receipts.len());
+        Outcome::Finished { exits, .. } => {
+            report.finished(exits.iter().filter(|e| **e == Some(0)).count());
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Failed {
@@ -160,10 +161,12 @@ fn conclude(
                 );
                 failure = failure.note("who", who);
             }
-            failure = failure.note(
-                "effect",
-                "the program was stopped; no result came from this run",
-            );
+            let effect = if report.ran() {
+                "the program was stopped; no result came from this run"
+            } else {
+                "no program was started"
+            };
+            failure = failure.note("effect", effect);
             if !receipts.is_empty() {
                 failure = failure.note(
                     "receipts",
@@ -212,6 +215,18 @@ fn check_deadline(invitation: &Verified<Invitation>) -> Result<(), Failure> {
     )
     .note("until", invitation.subject.time.join_by.rfc3339())
     .note("your clock", now().rfc3339()))
+}
+
+/// What the organizer demands and this version cannot do is refused, not ignored.
+fn check_paths(invitation: &Verified<Invitation>) -> Result<(), Failure> {
+    if invitation.subject.net.path != PathPolicy::Relay {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Version,
+        "this invitation allows relayed paths only, which this version of quorate has not",
+    )
+    .hint("install a newer quorate, or ask the organizer to allow direct paths"))
 }
 
 /// The user's copy of the program, which must be the one of the invitation, byte for byte.

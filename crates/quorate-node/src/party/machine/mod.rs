@@ -1,5 +1,9 @@
 //! The loop: one input, drain the core, sleep.
 
+mod inputs;
+mod keeping;
+mod reporting;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -8,21 +12,19 @@ use std::{
 };
 
 use quorate_identity::{Code, DidKeyResolver, Resolver};
-use quorate_session::{
-    Event, LinkId, LinkKind, MeshPlan, Outcome, PeerId, Pid, ProgramReport, RendezvousSecret,
-    Session, Setup, State, limits::MAX_VALIDITY_SECONDS,
-};
+use quorate_session::{Event, LinkId, MeshPlan, Outcome, RendezvousSecret, Session, Setup, State};
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
+use self::keeping::forget_old_records;
 use super::{
-    LinkReport, PartyConfig, PartyEvent, Scope, SharedMesh, Stop, clock,
+    PartyConfig, PartyEvent, Scope, SharedMesh, Stop, clock,
     control::{ControlEvent, ControlStreams},
     program::Guard,
 };
 use crate::{
     Fault,
-    attach::{GuardEvent, Refusal},
+    attach::GuardEvent,
     files::{Home, RunFolder, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent},
     program::supervisor::{ProgramEvent, Supervisor},
@@ -31,10 +33,6 @@ use crate::{
 
 /// Largest record of a session that is read back, in bytes.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
-/// How often a wait is reported again while nothing changes.
-const WAITING_INTERVAL: Duration = Duration::from_secs(30);
-/// The word for a path that this end has not chosen yet, although the other end may use one.
-const DOWN: &str = "down";
 /// Events of control streams that may wait for the loop.
 const CONTROL_QUEUE: usize = 256;
 
@@ -50,6 +48,8 @@ pub(super) struct Machine {
     record: PathBuf,
     events: mpsc::Sender<PartyEvent>,
     waiting: Waiting,
+    /// The party whose link to the program broke, and until when its abort is waited for.
+    lost_link: Option<(u16, Instant)>,
 }
 
 /// What exists between `Install` and `Uninstall`.
@@ -137,12 +137,17 @@ impl Machine {
             record,
             events,
             waiting,
+            lost_link: None,
         })
     }
 
     /// Takes part until the session closes, then removes everything that was made for it.
     pub async fn run(mut self, mut stop: watch::Receiver<Stop>) -> Result<Outcome, Fault> {
         let outcome = self.drive(&mut stop).await;
+        if let Ok(Outcome::Finished { receipts, .. } | Outcome::Failed { receipts, .. }) = &outcome
+        {
+            self.keep_receipts(receipts);
+        }
         self.uninstall().await;
         self.overlay.stop().await;
         let removed = self.folder.remove();
@@ -307,6 +312,7 @@ impl Machine {
 
     /// Stops the program and removes the mesh, in this order: no byte of the program may outlive it.
     async fn uninstall(&mut self) {
+        self.lost_link = None;
         if let Some(running) = self.running.take() {
             running.supervisor.stop().await;
         }
@@ -382,64 +388,11 @@ impl Machine {
         }
     }
 
-    /// Two contradicting statements of one signer are proof; they are kept for people to look at.
-    fn keep_evidence(&self, pid: Pid, statements: &[String; 2]) {
-        let folder = self.config.home.state().join("rejected");
-        let file = folder.join(format!(
-            "{}-party-{pid}.jws",
-            self.config.invitation.digest()
-        ));
-        let kept = Home::ensure(&folder)
-            .and_then(|()| write_atomic(&file, statements.join("\n").as_bytes()));
-        let event = match kept {
-            Ok(()) => PartyEvent::Evidence {
-                file: file.display().to_string(),
-            },
-            Err(fault) => PartyEvent::Note {
-                text: fault.to_string(),
-            },
-        };
-        show(&self.events, event);
-    }
-
-    /// Shows the mesh once, as soon as every round trip is known, or at the latest when the program
-    /// is connected over it.
-    fn report_mesh(&mut self, at_the_latest: bool) {
-        let Some(installed) = self.installed.as_mut().filter(|i| !i.reported) else {
-            return;
-        };
-        let session = &self.session;
-        let peers = &installed.plan.peers;
-        let paths = installed.mesh.links();
-        let unknown = paths.iter().any(|l| l.path == DOWN)
-            || peers.iter().any(|p| session.rtt(p.pid).is_none());
-        if unknown && !at_the_latest {
-            return;
-        }
-        installed.reported = true;
-        let path = |index| {
-            paths
-                .iter()
-                .find(|l| l.index == index)
-                .map_or_else(String::new, |l| l.path.clone())
-        };
-        let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).ok();
-        let links = peers.iter().map(|peer| LinkReport {
-            index: peer.pid.0,
-            path: path(peer.pid.0),
-            rtt_us: session.rtt(peer.pid).and_then(micros),
-        });
-        show(
-            &self.events,
-            PartyEvent::Mesh {
-                links: links.collect(),
-            },
-        );
-    }
-
     /// Waits for the next thing that happens.
     async fn next(&mut self, stop: &mut watch::Receiver<Stop>) -> Input {
-        let deadline = self.session.poll_timeout().map(|(at, _)| at);
+        let core = self.session.poll_timeout().map(|(at, _)| at);
+        let lost_link = self.lost_link.map(|(_, at)| at);
+        let deadline = [core, lost_link].into_iter().flatten().min();
         let next_report = self.waiting.next_report;
         let (mesh, control, guard) = match &mut self.installed {
             Some(i) => (
@@ -493,228 +446,13 @@ impl Machine {
                 );
             }
             Input::Stop(Stop::No) => {}
-            Input::Deadline => self.session.handle_timeout(at, now),
+            Input::Deadline => {
+                self.session.handle_timeout(at, now);
+                self.give_up_lost_link(at, now);
+            }
             Input::Heartbeat => self.waiting.next_report = now,
         }
         Ok(None)
-    }
-
-    fn on_overlay(&mut self, event: OverlayEvent) {
-        let (at, now) = (clock::wall(), clock::now());
-        match event {
-            OverlayEvent::LinkUp { link, peer, .. } => match peer.parse::<PeerId>() {
-                Ok(remote) => {
-                    let kind = LinkKind::Overlay {
-                        local: self.session.peer_id(),
-                        remote,
-                    };
-                    self.session.handle_link_up(LinkId(link), kind, at, now);
-                }
-                Err(_) => self.overlay.close_link(link),
-            },
-            OverlayEvent::Frame { link, bytes } => {
-                self.session.handle_message(LinkId(link), &bytes, at, now);
-            }
-            OverlayEvent::LinkDown { link } => self.session.handle_link_down(LinkId(link), now),
-            OverlayEvent::Listening { .. } => {
-                show(
-                    &self.events,
-                    PartyEvent::Listening {
-                        addresses: self.overlay.addresses(),
-                    },
-                );
-            }
-            OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
-        }
-    }
-
-    fn on_mesh(&mut self, event: MeshEvent) {
-        match event {
-            MeshEvent::Signal { to, data } => self.session.signal(Pid(to), data, clock::now()),
-            MeshEvent::Path {
-                index,
-                path,
-                reason,
-            } => show(
-                &self.events,
-                PartyEvent::Path {
-                    index,
-                    path: path.to_string(),
-                    reason: reason.to_string(),
-                },
-            ),
-            // The control stream over it says more.
-            MeshEvent::Up { .. } => {}
-            MeshEvent::Fatal(why) => {
-                tracing::error!(%why, "the mesh failed");
-                let me = self.session.me();
-                self.session.abort(
-                    Code::Internal,
-                    Some(me),
-                    "its mesh failed",
-                    clock::wall(),
-                    clock::now(),
-                );
-            }
-        }
-    }
-
-    fn on_control(&mut self, event: ControlEvent) {
-        let (at, now) = (clock::wall(), clock::now());
-        let Some(installed) = self.installed.as_mut() else {
-            return;
-        };
-        match event {
-            ControlEvent::Up {
-                link,
-                peer,
-                outgoing,
-            } => {
-                installed.streams.insert(link, (peer, outgoing));
-                let kind = LinkKind::Tunnel {
-                    roster: installed.plan.roster,
-                    pid: Pid(peer),
-                };
-                self.session.handle_link_up(link, kind, at, now);
-                let reached = |pid: Pid| installed.streams.values().any(|(peer, _)| *peer == pid.0);
-                if !installed.announced && installed.plan.peers.iter().all(|p| reached(p.pid)) {
-                    installed.announced = true;
-                    self.session
-                        .handle_mesh_ready(installed.plan.roster, at, now);
-                }
-            }
-            ControlEvent::Frame { link, bytes } => {
-                self.session.handle_message(link, &bytes, at, now);
-            }
-            ControlEvent::Down { link } => {
-                installed.streams.remove(&link);
-                self.session.handle_link_down(link, now);
-            }
-        }
-    }
-
-    fn on_guard(&mut self, event: GuardEvent) {
-        let (at, now) = (clock::wall(), clock::now());
-        match event {
-            GuardEvent::Spoof { peer, claimed } => {
-                let note = format!("the program of party {peer} claimed to be party {claimed}");
-                self.session
-                    .abort(Code::PidSpoof, Some(Pid(peer)), &note, at, now);
-            }
-            GuardEvent::OwnProgram { claimed, .. } => {
-                let me = self.session.me();
-                let note = format!("its program claimed to be party {claimed}");
-                self.session.abort(Code::PidSpoof, Some(me), &note, at, now);
-            }
-            // Each link is for one connection: once it is used up the run cannot go on.
-            GuardEvent::Refused {
-                peer,
-                why: why @ (Refusal::Silent(_) | Refusal::NotReached(_)),
-            } => {
-                self.session
-                    .abort(why.code(), Some(Pid(peer)), &why.to_string(), at, now);
-            }
-            GuardEvent::Refused { peer, why } => show(
-                &self.events,
-                PartyEvent::Refused {
-                    code: why.code().as_str().into(),
-                    detail: why.to_string(),
-                    from: Some(format!("party {peer}")),
-                },
-            ),
-            GuardEvent::Connected { .. } | GuardEvent::Closed { .. } => {}
-        }
-    }
-
-    fn on_program(&mut self, event: ProgramEvent) {
-        let (at, now) = (clock::wall(), clock::now());
-        self.report_mesh(matches!(event, ProgramEvent::Exit { .. }));
-        let Some(running) = self.running.as_mut() else {
-            return;
-        };
-        match event {
-            ProgramEvent::Connected { .. } => {
-                show(
-                    &self.events,
-                    PartyEvent::Program {
-                        state: "connected".into(),
-                    },
-                );
-                self.session
-                    .handle_program(ProgramReport::Connected, at, now);
-            }
-            ProgramEvent::Finished {
-                elapsed,
-                bytes_sent,
-            } => {
-                running.finished = Some((elapsed, bytes_sent));
-                let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-                show(
-                    &self.events,
-                    PartyEvent::Finished {
-                        elapsed_ms,
-                        bytes_sent,
-                    },
-                );
-            }
-            ProgramEvent::Exit { code, signal } => {
-                let elapsed = running
-                    .finished
-                    .map_or_else(|| now - running.started, |(elapsed, _)| elapsed);
-                let report = ProgramReport::Exited {
-                    code: code.unwrap_or_else(|| 128 + signal.unwrap_or(0)),
-                    signal,
-                    bytes_sent: running.finished.map(|(_, bytes)| bytes),
-                    elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
-                    // What the program wrote may hold private data: only how it ended is told.
-                    note: match (code, signal) {
-                        (Some(code), _) => format!("exit {code}"),
-                        (None, Some(signal)) => format!("killed by signal {signal}"),
-                        (None, None) => "ended in an unknown way".into(),
-                    },
-                };
-                self.running = None;
-                self.session.handle_program(report, at, now);
-            }
-        }
-    }
-
-    /// Tells who is waited for: when that changes, and every [`WAITING_INTERVAL`].
-    fn report_waiting(&mut self) {
-        let now = clock::now();
-        let state = self.session.state();
-        let views = self.session.parties();
-        let parties: Vec<u16> = views
-            .iter()
-            .filter(|p| p.waiting_for.is_some())
-            .map(|p| p.pid.0)
-            .collect();
-        if state != self.waiting.state || parties != self.waiting.parties {
-            self.waiting = Waiting {
-                parties,
-                state,
-                since: now,
-                next_report: now,
-            };
-        }
-        if now < self.waiting.next_report {
-            return;
-        }
-        self.waiting.next_report = now + WAITING_INTERVAL;
-        if !self.waiting.parties.is_empty() {
-            show(
-                &self.events,
-                PartyEvent::Waiting {
-                    parties: self.waiting.parties.clone(),
-                    what: views
-                        .iter()
-                        .find_map(|p| p.waiting_for)
-                        .unwrap_or_default()
-                        .into(),
-                    seconds: (now - self.waiting.since).as_secs(),
-                },
-            );
-        }
     }
 }
 
@@ -788,20 +526,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Removes records of sessions whose invitation cannot be valid any more.
-fn forget_old_records(folder: &std::path::Path) {
-    let lifetime = Duration::from_secs(MAX_VALIDITY_SECONDS.unsigned_abs() + 86_400);
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let modified = entry.metadata().and_then(|m| m.modified()).ok();
-        let age = modified.and_then(|m| m.elapsed().ok()).unwrap_or_default();
-        if age > lifetime {
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }

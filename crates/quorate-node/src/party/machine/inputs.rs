@@ -1,0 +1,216 @@
+//! What happens outside, told to the core in its own words.
+
+use std::time::{Duration, Instant};
+
+use quorate_identity::{Code, UnixTime};
+use quorate_session::{LinkId, LinkKind, PeerId, Pid, ProgramReport};
+
+use super::{Machine, clock, show};
+use crate::{
+    attach::{GuardEvent, Refusal},
+    overlay::OverlayEvent,
+    party::{PartyEvent, control::ControlEvent},
+    program::supervisor::ProgramEvent,
+    wireguard::MeshEvent,
+};
+
+/// How long the abort of a party is waited for after its link to the program broke.
+const LOST_LINK_GRACE: Duration = Duration::from_secs(3);
+
+impl Machine {
+    pub(super) fn on_overlay(&mut self, event: OverlayEvent) {
+        let (at, now) = (clock::wall(), clock::now());
+        match event {
+            OverlayEvent::LinkUp { link, peer, .. } => match peer.parse::<PeerId>() {
+                Ok(remote) => {
+                    let kind = LinkKind::Overlay {
+                        local: self.session.peer_id(),
+                        remote,
+                    };
+                    self.session.handle_link_up(LinkId(link), kind, at, now);
+                }
+                Err(_) => self.overlay.close_link(link),
+            },
+            OverlayEvent::Frame { link, bytes } => {
+                self.session.handle_message(LinkId(link), &bytes, at, now);
+            }
+            OverlayEvent::LinkDown { link } => self.session.handle_link_down(LinkId(link), now),
+            OverlayEvent::Listening { .. } => {
+                show(
+                    &self.events,
+                    PartyEvent::Listening {
+                        addresses: self.overlay.addresses(),
+                    },
+                );
+            }
+            OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
+        }
+    }
+
+    pub(super) fn on_mesh(&mut self, event: MeshEvent) {
+        match event {
+            MeshEvent::Signal { to, data } => self.session.signal(Pid(to), data, clock::now()),
+            MeshEvent::Path {
+                index,
+                path,
+                reason,
+            } => show(
+                &self.events,
+                PartyEvent::Path {
+                    index,
+                    path: path.to_string(),
+                    reason: reason.to_string(),
+                },
+            ),
+            // The control stream over it says more.
+            MeshEvent::Up { .. } => {}
+            MeshEvent::Fatal(why) => {
+                tracing::error!(%why, "the mesh failed");
+                let me = self.session.me();
+                self.session.abort(
+                    Code::Internal,
+                    Some(me),
+                    "its mesh failed",
+                    clock::wall(),
+                    clock::now(),
+                );
+            }
+        }
+    }
+
+    pub(super) fn on_control(&mut self, event: ControlEvent) {
+        let (at, now) = (clock::wall(), clock::now());
+        let Some(installed) = self.installed.as_mut() else {
+            return;
+        };
+        match event {
+            ControlEvent::Up {
+                link,
+                peer,
+                outgoing,
+            } => {
+                installed.streams.insert(link, (peer, outgoing));
+                let kind = LinkKind::Tunnel {
+                    roster: installed.plan.roster,
+                    pid: Pid(peer),
+                };
+                self.session.handle_link_up(link, kind, at, now);
+                let reached = |pid: Pid| installed.streams.values().any(|(peer, _)| *peer == pid.0);
+                if !installed.announced && installed.plan.peers.iter().all(|p| reached(p.pid)) {
+                    installed.announced = true;
+                    self.session
+                        .handle_mesh_ready(installed.plan.roster, at, now);
+                }
+            }
+            ControlEvent::Frame { link, bytes } => {
+                self.session.handle_message(link, &bytes, at, now);
+            }
+            ControlEvent::Down { link } => {
+                installed.streams.remove(&link);
+                self.session.handle_link_down(link, now);
+            }
+        }
+    }
+
+    pub(super) fn on_guard(&mut self, event: GuardEvent) {
+        let (at, now) = (clock::wall(), clock::now());
+        match event {
+            GuardEvent::Spoof { peer, claimed } => {
+                let note = format!("the program of party {peer} claimed to be party {claimed}");
+                self.session
+                    .abort(Code::PidSpoof, Some(Pid(peer)), &note, at, now);
+            }
+            GuardEvent::OwnProgram { claimed, .. } => {
+                let me = self.session.me();
+                let note = format!("its program claimed to be party {claimed}");
+                self.session.abort(Code::PidSpoof, Some(me), &note, at, now);
+            }
+            // Each link is for one connection: once it is used up the run cannot go on.
+            GuardEvent::Refused {
+                peer,
+                why: why @ (Refusal::Silent(_) | Refusal::NotReached(_)),
+            } => {
+                self.session
+                    .abort(why.code(), Some(Pid(peer)), &why.to_string(), at, now);
+            }
+            GuardEvent::Refused { peer, why } => show(
+                &self.events,
+                PartyEvent::Refused {
+                    code: why.code().as_str().into(),
+                    detail: why.to_string(),
+                    from: Some(format!("party {peer}")),
+                },
+            ),
+            GuardEvent::Closed { total, lost: true } if self.running.is_some() => {
+                self.lost_link
+                    .get_or_insert((total.peer, now + LOST_LINK_GRACE));
+            }
+            GuardEvent::Connected { .. } | GuardEvent::Closed { .. } => {}
+        }
+    }
+
+    pub(super) fn on_program(&mut self, event: ProgramEvent) {
+        let (at, now) = (clock::wall(), clock::now());
+        self.report_mesh(matches!(event, ProgramEvent::Exit { .. }));
+        let Some(running) = self.running.as_mut() else {
+            return;
+        };
+        match event {
+            ProgramEvent::Connected { .. } => {
+                show(
+                    &self.events,
+                    PartyEvent::Program {
+                        state: "connected".into(),
+                    },
+                );
+                self.session
+                    .handle_program(ProgramReport::Connected, at, now);
+            }
+            ProgramEvent::Finished {
+                elapsed,
+                bytes_sent,
+            } => {
+                running.finished = Some((elapsed, bytes_sent));
+                let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+                show(
+                    &self.events,
+                    PartyEvent::Finished {
+                        elapsed_ms,
+                        bytes_sent,
+                    },
+                );
+            }
+            ProgramEvent::Exit { code, signal } => {
+                let elapsed = running
+                    .finished
+                    .map_or_else(|| now - running.started, |(elapsed, _)| elapsed);
+                let report = ProgramReport::Exited {
+                    code: code.unwrap_or_else(|| 128 + signal.unwrap_or(0)),
+                    signal,
+                    bytes_sent: running.finished.map(|(_, bytes)| bytes),
+                    elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                    // What the program wrote may hold private data: only how it ended is told.
+                    note: match (code, signal) {
+                        (Some(code), _) => format!("exit {code}"),
+                        (None, Some(signal)) => format!("killed by signal {signal}"),
+                        (None, None) => "ended in an unknown way".into(),
+                    },
+                };
+                self.running = None;
+                self.session.handle_program(report, at, now);
+            }
+        }
+    }
+
+    /// A program that lost one of its links waits for ever; its party's abort, if there is one,
+    /// names the true cause and comes first.
+    pub(super) fn give_up_lost_link(&mut self, at: UnixTime, now: Instant) {
+        if let Some((peer, _)) = self.lost_link.take_if(|(_, until)| *until <= now)
+            && self.running.is_some()
+        {
+            let note = format!("the program's link to party {peer} broke");
+            self.session
+                .abort(Code::PartyLeft, Some(Pid(peer)), &note, at, now);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What the user is told while the session goes on: the mesh once, waits when they change or last.
+
+use std::time::Duration;
+
+use super::{Machine, Waiting, clock, show};
+use crate::party::{LinkReport, PartyEvent};
+
+/// The word for a path that this end has not chosen yet, although the other end may use one.
+const DOWN: &str = "down";
+/// How often a wait is reported again while nothing changes.
+const WAITING_INTERVAL: Duration = Duration::from_secs(30);
+
+impl Machine {
+    /// Shows the mesh once, as soon as every round trip is known, or at the latest when the program
+    /// is connected over it.
+    pub(super) fn report_mesh(&mut self, at_the_latest: bool) {
+        let Some(installed) = self.installed.as_mut().filter(|i| !i.reported) else {
+            return;
+        };
+        let session = &self.session;
+        let peers = &installed.plan.peers;
+        let paths = installed.mesh.links();
+        let unknown = paths.iter().any(|l| l.path == DOWN)
+            || peers.iter().any(|p| session.rtt(p.pid).is_none());
+        if unknown && !at_the_latest {
+            return;
+        }
+        installed.reported = true;
+        let path = |index| {
+            paths
+                .iter()
+                .find(|l| l.index == index)
+                .map_or_else(String::new, |l| l.path.clone())
+        };
+        let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).ok();
+        let links = peers.iter().map(|peer| LinkReport {
+            index: peer.pid.0,
+            path: path(peer.pid.0),
+            rtt_us: session.rtt(peer.pid).and_then(micros),
+        });
+        show(
+            &self.events,
+            PartyEvent::Mesh {
+                links: links.collect(),
+            },
+        );
+    }
+
+    /// Tells who is waited for: when that changes, and every [`WAITING_INTERVAL`].
+    pub(super) fn report_waiting(&mut self) {
+        let now = clock::now();
+        let state = self.session.state();
+        let views = self.session.parties();
+        let parties: Vec<u16> = views
+            .iter()
+            .filter(|p| p.waiting_for.is_some())
+            .map(|p| p.pid.0)
+            .collect();
+        if state != self.waiting.state || parties != self.waiting.parties {
+            self.waiting = Waiting {
+                parties,
+                state,
+                since: now,
+                next_report: now,
+            };
+        }
+        if now < self.waiting.next_report {
+            return;
+        }
+        self.waiting.next_report = now + WAITING_INTERVAL;
+        if !self.waiting.parties.is_empty() {
+            show(
+                &self.events,
+                PartyEvent::Waiting {
+                    parties: self.waiting.parties.clone(),
+                    what: views
+                        .iter()
+                        .find_map(|p| p.waiting_for)
+                        .unwrap_or_default()
+                        .into(),
+                    seconds: (now - self.waiting.since).as_secs(),
+                },
+            );
+        }
+    }
+}
