@@ -110,6 +110,11 @@ impl Ledger {
             ));
         }
         let kept = self.joins.entry(pid).or_default();
+        // One that was replaced comes again from a link that had not heard of the newer one.
+        if kept.iter().any(|kept| kept.digest() == join.digest()) {
+            let text = "the join was replaced by a newer one of its party";
+            return Err(Rejection::new(Code::Stale, "S4", text));
+        }
         if let Some(first) = kept.iter().find(|kept| kept.epoch == join.epoch) {
             let first = (first.digest(), first.text().clone());
             self.evidence.insert(join.digest(), join.text().clone());
@@ -225,7 +230,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn remember_refused(&mut self, digest: Digest) {
+    pub fn remember_refused(&mut self, digest: Digest) {
         if self.refused.len() >= MAX_REFUSED_DIGESTS && !self.is_uncapped() {
             self.refused.clear();
         }

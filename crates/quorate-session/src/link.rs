@@ -5,7 +5,8 @@
 //!   hello{tag = HMAC-SHA256(k, my PeerId 0 your PeerId)}   k is derived from the rendezvous secret
 //!     wrong tag ─► refused E_NOT_MEMBER, closed; nothing else was sent
 //!   proof{sid, inv, auth}                                  only after a right tag; auth is a signed hello statement
-//!     not listed ─► refused E_NOT_MEMBER, closed          other inv under one sid ─► E_SPLIT
+//!     not listed ─► refused E_NOT_MEMBER, closed          other inv under one sid ─► invitation{jws}
+//!   invitation{jws}                                        signed by our organizer ─► E_SPLIT, both kept as evidence
 //!   proven: have, want, statements, signal
 //! tunnel link: proven by WireGuard: ready, ping, pong, have, want, statements
 //! ```
@@ -26,7 +27,7 @@ use crate::{
     peer_id::PeerId,
 };
 use hmac::{Hmac, Mac};
-use quorate_identity::{B64, Code, Digest, MAX_STATEMENT_BYTES, Rejection, base64url, json};
+use quorate_identity::{B64, Code, Did, Digest, MAX_STATEMENT_BYTES, Rejection, base64url, json};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::time::{Duration, Instant};
@@ -73,6 +74,11 @@ pub enum Frame {
         inv: Digest,
         /// A signed hello statement.
         auth: String,
+    },
+    /// The sender's invitation, for an end that holds another one of the same session.
+    Invitation {
+        /// Compact JWS.
+        jws: String,
     },
     /// Statements the sender holds.
     Have {
@@ -143,6 +149,7 @@ impl Frame {
                     && jws.iter().all(|text| text.len() <= MAX_STATEMENT_BYTES)
             }
             Self::Signal { data, .. } => data.len() <= MAX_SIGNAL_BYTES.div_ceil(3) * 4,
+            Self::Invitation { jws } => jws.len() <= MAX_STATEMENT_BYTES,
             Self::Proof { auth, .. } => auth.len() <= MAX_STATEMENT_BYTES,
             Self::Hello { .. } | Self::Ping { .. } | Self::Pong { .. } => true,
         };
@@ -205,6 +212,8 @@ pub(crate) enum Handshake {
     Proof,
     /// Their proof waits for the resolution of their DID.
     Resolving { auth: String },
+    /// They hold another invitation of this session; it is awaited, signed by the organizer.
+    Differs { did: Did, inv: Digest },
     /// Done.
     Proven(Proven),
 }

@@ -121,7 +121,29 @@ fn a14_two_invitations_under_one_session_id_are_a_split_for_both() {
                 && detail.contains(&second.digest().to_string())
         );
         assert_eq!(table.seats[index].seen.installs, 0);
+        assert_eq!(
+            table.seats[index].seen.evidence.len(),
+            1,
+            "what the organizer signed is kept"
+        );
     }
+}
+
+#[test]
+fn a14_a_member_that_only_claims_another_invitation_accuses_nobody() {
+    let mut table = Table::new(3);
+    let liar = table.intrude(0, key(2), 78);
+    table.hello(0, &liar, &secret());
+    let proof = table.proof(0, &liar, Digest([9; 32]));
+    table.say(0, &liar, &proof);
+    assert_eq!(table.refusals(0), []);
+    let shown = Frame::Invitation {
+        jws: invitation(3).text().to_string(),
+    };
+    table.say(0, &liar, &shown);
+    assert_eq!(table.refusals(0), [Code::NotMember]);
+    table.run();
+    assert_eq!(table.states(), [State::Running; 3]);
 }
 
 /// Two honest parties, 0 and 1, and a hand-driven party 2 linked to 0.

@@ -142,6 +142,7 @@ impl Session {
             rejected: BTreeSet::new(),
         }));
         self.stored.roster = Some(digest);
+        self.stored.joins += 1;
         self.persist(
             HeldWhat::Confirm {
                 roster: digest,

@@ -192,14 +192,21 @@ impl Session {
         self.fail(code, Some(whom), &text, false, now);
     }
 
-    /// A listed party holds another invitation under this session's id.
-    pub(super) fn split(&mut self, did: &Did, theirs: Digest, now: Instant) {
+    /// A listed party holds another invitation under this session's id, and showed it: the organizer
+    /// signed both.
+    pub(super) fn split(&mut self, did: &Did, theirs: Digest, jws: &str, now: Instant) {
+        if let Some(pid) = self.invitation.subject.pid_of(did) {
+            self.emit(Event::Evidence {
+                pid,
+                statements: [self.invitation.text().to_string(), jws.to_owned()],
+            });
+        }
         let text = format!(
             "{did} holds invitation {theirs}, we hold {} with the same session id",
             self.inv
         );
-        let whom = self.invitation.subject.pid_of(did);
-        self.fail(Code::Split, whom, &text, true, now);
+        let organizer = self.invitation.subject.pid_of(&self.invitation.issuer);
+        self.fail(Code::Split, organizer, &text, true, now);
     }
 
     /// Ends what waited too long.

@@ -92,7 +92,6 @@ impl Session {
             self.fail(Code::Clock, None, text, false, now);
         } else {
             self.stored.epoch = epoch;
-            self.stored.joins += 1;
             self.persist(HeldWhat::Join { iat: at.seconds() }, now);
             self.resync_at = Some(now + RESYNC_INTERVAL);
             self.ask_for_all();

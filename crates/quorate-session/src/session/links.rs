@@ -8,7 +8,7 @@ use crate::{
         STATEMENTS_FRAME_BYTES,
     },
     link::{Frame, Handshake, Link, LinkId, LinkKind, Proven, hello_tag, same_tag},
-    message::{Hello, PROTOCOL_VERSION, Pid},
+    message::{Hello, Invitation, PROTOCOL_VERSION, Pid},
 };
 use quorate_identity::{
     B64, CLOCK_SKEW_SECONDS, Code, Did, Digest, Rejection, UnixTime, Unverified, base64url, sign,
@@ -137,6 +137,7 @@ impl Session {
         match frame {
             Frame::Hello { tag } => self.handle_hello(link, &tag, now),
             Frame::Proof { sid, inv, auth } => self.handle_proof(link, &sid, inv, auth, now),
+            Frame::Invitation { jws } => self.handle_invitation(link, &jws, now),
             // Until a link is proven its frames are not looked at; what they hold is announced again.
             _ if !proven => {}
             Frame::Have { digests } => self.handle_have(link, &digests),
@@ -173,6 +174,10 @@ impl Session {
             Handshake::Proof | Handshake::Resolving { .. } | Handshake::Proven(_) => {
                 self.transmit_proof(link, now);
             }
+            Handshake::Differs { .. } => {
+                self.transmit_proof(link, now);
+                self.show_invitation(link);
+            }
         }
     }
 
@@ -190,7 +195,15 @@ impl Session {
                 }
                 _ => None,
             });
-        for (link, local, remote, tagged) in open.collect::<Vec<_>>() {
+        let open = open.collect::<Vec<_>>();
+        let differing = |(id, link): (&LinkId, &Link)| {
+            matches!(link.handshake, Handshake::Differs { .. }).then_some(*id)
+        };
+        for link in self.links.iter().filter_map(differing).collect::<Vec<_>>() {
+            self.transmit_proof(link, now);
+            self.show_invitation(link);
+        }
+        for (link, local, remote, tagged) in open {
             let tag = hello_tag(&self.secret, &local, &remote);
             self.transmit(link, &Frame::Hello { tag });
             if tagged {
@@ -251,7 +264,9 @@ impl Session {
         };
         match entry.handshake {
             Handshake::Proof => {}
-            Handshake::Resolving { .. } | Handshake::Proven(_) => return,
+            Handshake::Resolving { .. } | Handshake::Differs { .. } | Handshake::Proven(_) => {
+                return;
+            }
             Handshake::Held { .. } | Handshake::Hello => {
                 let text = "a network peer proves a DID before it proved the session's secret";
                 self.refuse(link, Rejection::new(Code::NotMember, "S5", text));
@@ -313,10 +328,62 @@ impl Session {
             .about(did));
         }
         if inv != self.inv {
-            self.split(&did, inv, now);
+            if let Some(entry) = self.links.get_mut(&link) {
+                entry.handshake = Handshake::Differs { did, inv };
+            }
+            self.show_invitation(link);
             return Ok(());
         }
         self.link_proven(link, who, &did)
+    }
+
+    /// One member's word does not accuse the organizer: each shows what the organizer signed.
+    fn show_invitation(&mut self, link: LinkId) {
+        let jws = self.invitation.text().to_string();
+        self.transmit(link, &Frame::Invitation { jws });
+    }
+
+    fn handle_invitation(&mut self, link: LinkId, jws: &str, now: Instant) {
+        let Some(Handshake::Differs { did, inv }) =
+            self.links.get(&link).map(|entry| entry.handshake.clone())
+        else {
+            return;
+        };
+        match self.judge_invitation(jws, inv, now) {
+            Ok(true) => self.split(&did, inv, jws, now),
+            Ok(false) => {}
+            Err(rejection) => {
+                self.refuse(link, rejection.about(did));
+                self.close_link(link);
+            }
+        }
+    }
+
+    /// Whether `jws` is another invitation of our organizer for our session; `false` while its keys
+    /// are not resolved.
+    fn judge_invitation(
+        &mut self,
+        jws: &str,
+        inv: Digest,
+        now: Instant,
+    ) -> Result<bool, Rejection> {
+        let issuer = self.invitation.issuer.clone();
+        let other = Unverified::<Invitation>::parse(jws)?;
+        let claims = other.claims_unproven();
+        if other.digest() != inv
+            || claims.issuer != issuer
+            || claims.subject.sid != self.invitation.subject.sid
+        {
+            let text = "a party claims another invitation and cannot show it";
+            return Err(Rejection::new(Code::NotMember, "S5", text));
+        }
+        let Some(keys) = self.keys_of(&issuer) else {
+            self.ask_for(&issuer);
+            return Ok(false);
+        };
+        let other = other.verify(keys, self.wall(now))?;
+        self.check_pinned(&issuer, other.key().thumbprint())?;
+        Ok(true)
     }
 
     /// What a DID is in this session.
@@ -441,6 +508,14 @@ impl Session {
     }
 
     fn handle_want(&mut self, link: LinkId, digests: &[Digest]) {
+        // An organizer that is no party sees who takes part from the others, not their statements.
+        let of_party = self
+            .links
+            .get(&link)
+            .is_some_and(|entry| entry.pid().is_some());
+        if !of_party {
+            return;
+        }
         let digests: BTreeSet<&Digest> = digests.iter().collect();
         let texts: Vec<Arc<str>> = digests
             .into_iter()

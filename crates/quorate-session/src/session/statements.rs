@@ -75,7 +75,16 @@ impl Session {
             }
             return Ok(None);
         };
-        let verified = parsed.verify(keys, self.wall(now))?;
+        let digest = parsed.digest();
+        let verified = match parsed.verify(keys, self.wall(now)) {
+            // Whoever passed it on may have seen it in time: refused for good, but no offence.
+            Err(rejection) if rejection.code == Code::Time => {
+                self.ledger.remember_refused(digest);
+                self.refuse(link, rejection);
+                return Ok(None);
+            }
+            verified => verified?,
+        };
         self.check_pinned(&issuer, verified.thumbprint())?;
         Ok(Some(verified))
     }

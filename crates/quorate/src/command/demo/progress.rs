@@ -174,10 +174,11 @@ impl Progress {
         }
         // Who merely saw another leave has less to say than the one at fault.
         let rank = |index: &usize| match self.code(*index) {
-            Some(Code::PartyLeft | Code::Left) => 2,
-            Some(_) => 0,
-            None if exits[*index] == Some(0) => 3,
-            None => 1,
+            Some(Code::PartyLeft | Code::Left) => 3,
+            Some(_) if self.blames_itself(*index) => 0,
+            Some(_) => 1,
+            None if exits[*index] == Some(0) => 4,
+            None => 2,
         };
         let worst = (0..self.names.len()).min_by_key(rank).unwrap_or(0);
         let code = self.code(worst).unwrap_or(Code::Internal);
@@ -203,6 +204,13 @@ impl Progress {
             Some(hint) => failure.hint(hint),
             None => failure,
         })
+    }
+
+    fn blames_itself(&self, index: usize) -> bool {
+        let who = self.errors[index]
+            .as_ref()
+            .and_then(|e| e.get("notes")?.get("who")?.as_str());
+        who.is_some_and(|who| who.split(' ').next() == Some(self.names[index]))
     }
 
     fn code(&self, index: usize) -> Option<Code> {
