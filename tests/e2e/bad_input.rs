@@ -381,3 +381,64 @@ fn the_bare_credential_lacks_the_secret_to_join() {
     verify(&world, &bare).assert_done();
     join(&world, 1, &bare, &[]).assert_refused("E_FORMAT", 73);
 }
+
+#[test]
+fn arguments_that_would_override_the_signed_terms_are_refused_and_shown_whole() {
+    let world = World::three();
+    let file = world.invite("secretsanta", &["4"]);
+    for words in [
+        &["-T0"][..],
+        &["4", "--thresh=0"],
+        &["4", "-hT0"],
+        &["-M1"],
+        &["4", "-I", "1"],
+    ] {
+        let args: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+        let evil = reissued(&world, &file, |i| i.subject.program.args = args);
+        join(&world, 1, &evil, &[]).assert_refused("E_THRESHOLD", 73);
+        verify(&world, &evil).assert_refused("E_THRESHOLD", 73);
+    }
+    let long = "x".repeat(900);
+    let shown = verify(
+        &world,
+        &reissued(&world, &file, |i| {
+            i.subject.program.args = vec![long.clone(), "end".into()];
+        }),
+    );
+    assert!(
+        shown.stdout.contains(&long) && shown.stdout.contains("end"),
+        "{}",
+        shown.stdout
+    );
+}
+
+#[test]
+fn private_arguments_need_not_stand_in_the_list_of_processes() {
+    let world = World::three();
+    let file = world.invite("vote", &[]);
+    let secret = world.path("vote.txt");
+    fs::write(&secret, "--vote\nyes\n").unwrap();
+    let joined = world.all_join(&file, |_, command| {
+        command.arg("--private-args").arg(&secret);
+    });
+    for party in joined {
+        let ended = party.end();
+        ended.assert_done();
+        assert!(ended.stdout.contains("yes 3, no 0"), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn a57_a_home_below_a_folder_of_everybody() {
+    let world = World::new(&["alba"]);
+    let open = world.path("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = std::process::Command::new(crate::world::QUORATE);
+    command
+        .arg("--home")
+        .arg(open.join("home"))
+        .args(["id", "show"])
+        .env_remove("QUORATE_HOME");
+    output(command).assert_refused("E_STATE", 76);
+}

@@ -126,3 +126,48 @@ fn a_second_ctrl_c_ends_at_once() {
     }
     world.assert_clean();
 }
+
+#[test]
+fn f30_a_second_join_of_the_same_session_is_refused_and_the_first_goes_on() {
+    let world = World::three();
+    let slow = program("slow.py");
+    let file = world.invite(slow.to_str().unwrap(), &["60"]);
+    let joined = join_slow(&world, &file);
+    let mut twin = world.join(1, &file);
+    twin.arg("--program").arg(&slow);
+    crate::world::output(twin).assert_refused("E_ALREADY_JOINED", 73);
+    for party in joined {
+        party.end().assert_done();
+    }
+}
+
+#[test]
+fn f29_a_damaged_record_is_put_aside_and_the_session_works() {
+    let world = World::three();
+    let file = world.invite("vote", &[]);
+    let sessions = world.home(1).join("state/sessions");
+    std::fs::create_dir_all(&sessions).unwrap();
+    let invitation = std::fs::read_to_string(&file).unwrap();
+    let digest = quorate_identity::Unverified::<quorate_session::Invitation>::parse(
+        &quorate_session::Bundle::parse(invitation.trim())
+            .unwrap()
+            .invitation,
+    )
+    .unwrap()
+    .digest();
+    std::fs::write(sessions.join(format!("{digest}.json")), b"{\"v\":").unwrap();
+    let joined = world.all_join(&file, |_, command| {
+        command.args(["--", "--vote", "no"]);
+    });
+    for (index, party) in joined.into_iter().enumerate() {
+        let ended = party.end();
+        ended.assert_done();
+        assert_eq!(
+            ended.stderr.contains("was damaged"),
+            index == 1,
+            "{}",
+            ended.stderr
+        );
+    }
+    assert!(sessions.join(format!("{digest}.damaged")).exists());
+}

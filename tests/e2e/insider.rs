@@ -48,11 +48,9 @@ fn a51_an_insider_that_claims_another_number_ends_the_session_for_all_and_gets_n
             "{name}: {}",
             ended.stderr
         );
-        assert!(
-            !ended.stdout.contains("All 3 parties connected"),
-            "{name}: {}",
-            ended.stdout
-        );
+        // Party 0 dials and may think itself connected; the one that was lied to must not.
+        let connected = ended.stdout.contains("All 3 parties connected");
+        assert!(name == "alba" || !connected, "{name}: {}", ended.stdout);
     }
     let cheat = cheat.end();
     assert!(

@@ -197,6 +197,10 @@ pub struct JoinArgs {
     /// Address of another party, such as /ip4/192.168.1.7/tcp/40123; repeat for more.
     #[arg(long, value_name = "ADDR")]
     pub at: Vec<String>,
+    /// Your private arguments, one a line, in a file (`-` for stdin): unlike those on the command
+    /// line, other users of this machine cannot see them in the list of processes.
+    #[arg(long, value_name = "FILE", conflicts_with = "args")]
+    pub private_args: Option<PathBuf>,
     /// End when the process that started this one ends.
     #[arg(long, hide = true)]
     pub with_parent: bool,

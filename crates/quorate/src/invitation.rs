@@ -7,6 +7,7 @@ use std::{
 };
 
 use quorate_identity::{Code, DidKeyResolver, Resolver, UnixTime, Unverified, Verified};
+use quorate_node::program::check_user_args;
 use quorate_session::{Bundle, Invitation};
 
 use crate::{failure::Failure, text};
@@ -55,10 +56,20 @@ fn verify(jws: &str) -> Result<Verified<Invitation>, Failure> {
             format!("{issuer} cannot be resolved: only did:key is supported by this version"),
         )
     })??;
-    Ok(unverified.verify(&keys, now())?)
+    let invitation = unverified.verify(&keys, now())?;
+    check_user_args(&invitation.subject.program.args).map_err(|refusal| {
+        Failure::new(
+            Code::Threshold,
+            format!("the invitation's program arguments contradict its terms: {refusal}"),
+        )
+        .note("by", invitation.issuer.to_string())
+        .hint("do not take part; ask the organizer why it is there")
+    })?;
+    Ok(invitation)
 }
 
-fn read_text(path: &Path) -> Result<String, Failure> {
+/// A small text file, or stdin for `-`.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
     let mut content = Vec::new();
     let read = if path == Path::new("-") {
         std::io::stdin()
@@ -80,13 +91,14 @@ fn read_text(path: &Path) -> Result<String, Failure> {
         return Err(Failure::new(
             Code::Format,
             format!(
-                "larger than {} KiB: not an invitation",
+                "{} is larger than {} KiB",
+                path.display(),
                 MAX_INPUT_BYTES / 1024
             ),
         ));
     }
     String::from_utf8(content)
-        .map_err(|_| Failure::new(Code::Format, "not text: not an invitation"))
+        .map_err(|_| Failure::new(Code::Format, format!("{} is not text", path.display())))
 }
 
 /// What the invitation says, line by line; every word of the organizer escaped.
@@ -125,10 +137,11 @@ pub fn describe(invitation: &Verified<Invitation>) -> Vec<String> {
             ),
         ),
     ];
-    if !subject.program.args.is_empty() {
+    // Every argument on a line of its own, and whole: nothing can hide behind another one.
+    for (index, arg) in subject.program.args.iter().enumerate() {
         lines.push(text::row(
-            "arguments",
-            &text::foreign(&subject.program.args.join(" ")),
+            if index == 0 { "arguments" } else { "" },
+            &text::escaped(arg),
         ));
     }
     lines.push(text::row(

@@ -33,12 +33,17 @@ pub fn row(label: &str, text: &str) -> String {
 /// What somebody else wrote, safe to show: control characters, direction marks and everything else
 /// that could move or disguise text is written as an escape, and it is cut to a bounded length.
 pub fn foreign(text: &str) -> String {
+    let whole = escaped(text);
+    match whole.char_indices().nth(MAX_SHOWN_CHARS) {
+        None => whole,
+        Some((at, _)) => format!("{}…", &whole[..at]),
+    }
+}
+
+/// Like [`foreign`], but whole: for what a person agrees to.
+pub fn escaped(text: &str) -> String {
     let mut out = String::new();
-    for (count, c) in text.chars().enumerate() {
-        if count == MAX_SHOWN_CHARS {
-            out.push('…');
-            break;
-        }
+    for c in text.chars() {
         if is_plain(c) {
             out.push(c);
         } else {

@@ -36,21 +36,34 @@ class Refused(PermissionError):
 class Links:
     """The connected sockets by party; each can be used once."""
 
-    def __init__(self, me, parties, descriptors):
+    def __init__(self, me, parties, threshold, descriptors):
         self.me = me
+        self.threshold = threshold
         self.hosts = [f'party-{j}.quorate.invalid' for j in range(parties)]
         self.sockets = {j: socket.socket(fileno=fd) for j, fd in descriptors.items()}
 
-    def options(self, threshold):
+    def options(self):
         """MPyC's options for this party. A single party needs none."""
         if len(self.hosts) == 1:
             return []
         options = [word for j, host in enumerate(self.hosts)
                    for word in ('-P', f'{host}:{FIRST_PORT + j}')]
-        return options + ['-I', str(self.me), '-T', str(threshold)]
+        return options + ['-I', str(self.me), '-T', str(self.threshold)]
+
+    def check_terms(self):
+        """No link before MPyC computes on the signed terms, whatever the arguments said."""
+        runtime = sys.modules.get('mpyc.runtime')
+        mpc = getattr(runtime, 'mpc', None)
+        if mpc is None:
+            return  # another protocol than MPyC's, over the same links
+        found = len(mpc.parties), mpc.pid, mpc.threshold
+        if found != (len(self.hosts), self.me, self.threshold):
+            raise SystemExit(f'quorate: MPyC was set up for {found[0]} parties, index {found[1]}, '
+                             f'threshold {found[2]}, against the signed terms')
 
     def take(self, j):
         """The socket to party j."""
+        self.check_terms()
         link = self.sockets.pop(j, None)
         if link is None:
             # Not an Exception: MPyC would catch it and try again for ever.
@@ -172,7 +185,8 @@ def main(control, plan, descriptors):
     # A core file would hold shares and inputs.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout.reconfigure(line_buffering=True)
-    links = Links(plan['me'], plan['parties'], dict(zip(plan['links'], descriptors)))
+    links = Links(plan['me'], plan['parties'], plan['threshold'],
+                  dict(zip(plan['links'], descriptors)))
     for loop_class in loop_classes():
         replace_network(loop_class, links)
     name, source = plan['name'], plan['source']
@@ -180,6 +194,6 @@ def main(control, plan, descriptors):
         sys.path.insert(0, os.path.dirname(os.path.abspath(name)))
         with open(name, 'rb') as file:
             source = file.read()
-    sys.argv = [name] + links.options(plan['threshold']) + plan['options'] + plan['args']
+    sys.argv = [name] + links.options() + plan['options'] + plan['args']
     # `control` stays open on this frame as long as the program runs.
     run(name, source)

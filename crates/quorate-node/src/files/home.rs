@@ -12,6 +12,9 @@ use quorate_identity::Code;
 use super::atomic::disk;
 use crate::Fault;
 
+/// Owner of the system's folders as seen from a user namespace that does not map root.
+const UNMAPPED_UID: u32 = 65534;
+
 /// The folders of one user: XDG places, or everything below one folder.
 #[derive(Debug, Clone)]
 pub struct Home {
@@ -93,8 +96,32 @@ impl Home {
         if meta.permissions().mode() & 0o022 != 0 {
             return Err(unsafe_because("may be written to by other users"));
         }
-        Ok(())
+        check_way_to(folder)
     }
+}
+
+/// Whoever owns a folder above, or may rename in it, can put another one in our place: all of them
+/// must be ours or the system's, and not writable for everybody unless sticky like `/tmp`.
+fn check_way_to(folder: &Path) -> Result<(), Fault> {
+    let real = fs::canonicalize(folder).map_err(|e| disk(folder, "cannot be read", &e))?;
+    let me = rustix::process::geteuid().as_raw();
+    for above in real.ancestors().skip(1) {
+        let meta = fs::metadata(above).map_err(|e| disk(above, "cannot be read", &e))?;
+        let trusted = [0, me, UNMAPPED_UID].contains(&meta.uid());
+        let open_to_all = meta.permissions().mode() & 0o1002 == 0o0002;
+        if !trusted || open_to_all {
+            return Err(Fault::new(
+                Code::State,
+                format!(
+                    "{} can be changed by other users, and {} is in it",
+                    above.display(),
+                    folder.display()
+                ),
+            )
+            .hint("choose another folder with --home"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -113,6 +140,13 @@ mod tests {
         );
         fs::set_permissions(home.data(), fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(Home::ensure(home.data()).unwrap_err().code, Code::State);
+        let open = base.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(
+            Home::ensure(&open.join("home")).unwrap_err().code,
+            Code::State
+        );
         let link = base.path().join("link");
         std::os::unix::fs::symlink(home.data(), &link).unwrap();
         assert_eq!(Home::ensure(&link).unwrap_err().code, Code::State);

@@ -13,7 +13,10 @@ use crate::{
     Fault,
     attach::{Attach, ChildFds, GuardEvent},
     files::{Home, RunFolder},
-    program::supervisor::{Program, ProgramEvent, ProgramSpec, Supervisor},
+    program::{
+        check_user_args,
+        supervisor::{Program, ProgramEvent, ProgramSpec, Supervisor},
+    },
 };
 
 /// The guard: it listens before anybody is told that this party is ready.
@@ -81,15 +84,19 @@ impl Guard {
             .links
             .take()
             .ok_or_else(|| internal("the program was started twice on one mesh"))?;
+        let args: Vec<String> = public_args(config)
+            .chain(&config.private_args)
+            .cloned()
+            .collect();
+        check_user_args(&args).map_err(|e| Fault::new(e.code(), e.to_string()).hint(e.hint()))?;
         let copy = folder.path().join("program");
         Home::ensure(&copy)?;
         let entry = config.program.copy_to(&copy)?;
-        let public = &config.invitation.subject.program.args;
         let spec = ProgramSpec {
             python: config.python.clone(),
             program: Program::File(entry),
             options: agreed_options(&config.invitation.subject.mpc),
-            args: public.iter().chain(&config.private_args).cloned().collect(),
+            args,
             cwd: config
                 .program
                 .folder()
@@ -116,6 +123,10 @@ impl Guard {
         self.attach.close();
         self.tasks.shutdown().await;
     }
+}
+
+fn public_args(config: &PartyConfig) -> std::slice::Iter<'_, String> {
+    config.invitation.subject.program.args.iter()
 }
 
 /// What the signed terms say about MPyC's protocol, as its options.

@@ -16,7 +16,7 @@ use crate::{
     command::home,
     consent,
     failure::Failure,
-    invitation::{describe, now, receive},
+    invitation::{describe, now, read_text, receive},
     report::Report,
     text,
 };
@@ -24,7 +24,7 @@ use crate::{
 /// How long after Ctrl-C a second one is still taken for the same keystroke.
 const DOUBLE_PRESS: Duration = Duration::from_millis(200);
 
-pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
+pub fn run(global: &Global, mut args: JoinArgs) -> Result<ExitCode, Failure> {
     protect_memory();
     if args.with_parent {
         end_with_parent()?;
@@ -38,6 +38,9 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     })?;
     let (identity, _) = IdentityFile::load_or_create(&home)?;
     let me = my_index(&invitation, &identity.key)?;
+    if let Some(file) = &args.private_args {
+        args.args = read_text(file)?.lines().map(str::to_owned).collect();
+    }
     check_deadline(&invitation)?;
     check_paths(&invitation)?;
     check_private_args(&args.args)
@@ -277,7 +280,10 @@ fn yours(python: &PythonRuntime, mpyc: &str, args: &JoinArgs) -> String {
     let private = if args.args.is_empty() {
         String::new()
     } else {
-        format!("; {} (stays on this machine)", args.args.join(" "))
+        format!(
+            "; {} private arguments stay on this machine",
+            args.args.len()
+        )
     };
     format!(
         "the same program ✓  Python {} with MPyC {mpyc} ✓{private}",

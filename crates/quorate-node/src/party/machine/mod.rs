@@ -6,13 +6,20 @@ mod reporting;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    fs::File,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use quorate_identity::{Code, DidKeyResolver, Resolver};
-use quorate_session::{Event, LinkId, MeshPlan, Outcome, RendezvousSecret, Session, Setup, State};
+use quorate_session::{
+    Event, LinkId, MeshPlan, Outcome, RendezvousSecret, Session, Setup, State, Stored,
+};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
@@ -45,6 +52,8 @@ pub(super) struct Machine {
     installed: Option<Installed>,
     running: Option<Running>,
     folder: RunFolder,
+    /// One process of a home takes part in a session; the kernel frees the lock when it dies.
+    _lock: File,
     record: PathBuf,
     events: mpsc::Sender<PartyEvent>,
     waiting: Waiting,
@@ -103,8 +112,10 @@ impl Machine {
         let sessions = config.home.state().join("sessions");
         Home::ensure(&sessions)?;
         forget_old_records(&sessions);
-        let record = sessions.join(format!("{}.json", config.invitation.digest()));
-        let session = new_session(&config, &record)?;
+        let digest = config.invitation.digest();
+        let lock = lock_session(&sessions.join(format!("{digest}.lock")))?;
+        let record = sessions.join(format!("{digest}.json"));
+        let session = new_session(&config, &record, &events)?;
         let folder = RunFolder::create(&config.home, "join")?;
         let overlay = OverlayConfig {
             secret: Zeroizing::new(*session.overlay_secret()),
@@ -134,6 +145,7 @@ impl Machine {
             installed: None,
             running: None,
             folder,
+            _lock: lock,
             record,
             events,
             waiting,
@@ -256,7 +268,11 @@ impl Machine {
                     installed.mesh.handle_signal(from.0, data);
                 }
             }
-            Event::Install(plan) => self.install(plan).await?,
+            Event::Install(plan) => {
+                if let Err(fault) = self.install(plan).await {
+                    self.give_up(&fault, "its mesh could not be made");
+                }
+            }
             Event::Uninstall => self.uninstall().await,
             Event::Start => self.start_program().await?,
             Event::Refused {
@@ -358,21 +374,7 @@ impl Machine {
                     finished: None,
                 });
             }
-            Err(fault) => {
-                show(
-                    &self.events,
-                    PartyEvent::Note {
-                        text: fault.to_string(),
-                    },
-                );
-                self.session.abort(
-                    fault.code,
-                    Some(self.session.me()),
-                    "the program could not be started",
-                    clock::wall(),
-                    clock::now(),
-                );
-            }
+            Err(fault) => self.give_up(&fault, "its program could not be started"),
         }
         Ok(())
     }
@@ -386,6 +388,18 @@ impl Machine {
         if stream.is_none() {
             self.overlay.close_link(link.0);
         }
+    }
+
+    /// This machine cannot go on: the others are told so, instead of waiting for it.
+    fn give_up(&mut self, fault: &Fault, note: &str) {
+        let (at, now, me) = (clock::wall(), clock::now(), self.session.me());
+        show(
+            &self.events,
+            PartyEvent::Note {
+                text: fault.to_string(),
+            },
+        );
+        self.session.abort(fault.code, Some(me), note, at, now);
     }
 
     /// Waits for the next thing that happens.
@@ -456,8 +470,60 @@ impl Machine {
     }
 }
 
-fn new_session(config: &PartyConfig, record: &std::path::Path) -> Result<Session, Fault> {
-    let stored = read_bounded(record, MAX_RECORD_BYTES)?;
+/// The exclusive lock of one session in one home.
+fn lock_session(path: &Path) -> Result<File, Fault> {
+    let fault = |why: String| Fault::new(Code::State, format!("{}: {why}", path.display()));
+    let lock = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|e| fault(e.to_string()))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(Fault::new(
+            Code::AlreadyJoined,
+            "this identity takes part in this session already, in another process",
+        )
+        .hint("wait for it, or stop it with Ctrl-C where it runs")),
+        Err(e) => Err(fault(e.to_string())),
+    }
+}
+
+/// The record of an earlier start; a damaged one is put aside, and the clock's epoch takes over.
+fn stored_record(
+    record: &Path,
+    events: &mpsc::Sender<PartyEvent>,
+) -> Result<Option<Stored>, Fault> {
+    let Some(bytes) = read_bounded(record, MAX_RECORD_BYTES)? else {
+        return Ok(None);
+    };
+    if let Ok(stored) = Stored::parse(&bytes) {
+        return Ok(Some(stored));
+    }
+    let aside = record.with_extension("damaged");
+    std::fs::rename(record, &aside).map_err(|e| {
+        Fault::new(
+            Code::State,
+            format!(
+                "{} is damaged and cannot be put aside: {e}",
+                record.display()
+            ),
+        )
+    })?;
+    let text = format!(
+        "the record of this session was damaged; it is kept as {}",
+        aside.display()
+    );
+    show(events, PartyEvent::Note { text });
+    Ok(None)
+}
+
+fn new_session(
+    config: &PartyConfig,
+    record: &Path,
+    events: &mpsc::Sender<PartyEvent>,
+) -> Result<Session, Fault> {
+    let stored = stored_record(record, events)?;
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).map_err(|e| {
         Fault::new(
@@ -470,9 +536,7 @@ fn new_session(config: &PartyConfig, record: &std::path::Path) -> Result<Session
         secret: RendezvousSecret::new(*config.secret.as_bytes()),
         key: config.key.clone(),
         fingerprint: config.fingerprint.clone(),
-        stored: stored
-            .map(|bytes| quorate_session::Stored::parse(&bytes))
-            .transpose()?,
+        stored,
         seed: *seed,
     };
     Ok(Session::new(setup, clock::wall(), clock::now())?)
