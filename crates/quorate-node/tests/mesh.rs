@@ -208,11 +208,12 @@ async fn each_half_of_a_stream_closes_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_stream_delivers_what_was_written() {
+async fn a_stream_dropped_after_its_shutdown_delivers_what_was_written() {
     let mut world = World::new(2).await;
     world.all_up().await;
     let (mut near, mut far) = stream(&world, 1, 0).await;
     near.write_all(b"last words").await.unwrap();
+    near.shutdown().await.unwrap();
     drop(near);
     let mut got = String::new();
     timeout(PATIENCE, far.read_to_string(&mut got))
@@ -253,6 +254,7 @@ async fn many_connections_at_once_all_find_their_listener() {
             seen.insert((peer, number[0])),
             "{peer} {number:?} came twice"
         );
+        stream.shutdown().await.unwrap();
     }
     assert_eq!(seen.len(), 40);
     while let Some(done) = timeout(PATIENCE, connects.join_next()).await.unwrap() {

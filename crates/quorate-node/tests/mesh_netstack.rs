@@ -1,10 +1,12 @@
 //! The TCP/IP stack by itself: two of them joined in memory, by a wire that may lose packets.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use bytes::BytesMut;
 use quorate_node::netstack::{
     Stack, StackConfig, TunnelStream,
-    limits::{MAX_STREAMS_PER_PEER, PACKET_QUEUE, STREAM_BUFFER},
+    limits::{
+        MAX_ORPHANS_PER_PEER, MAX_SOCKETS, MAX_STREAMS_PER_PEER, PACKET_QUEUE, STREAM_BUFFER,
+    },
 };
 use std::{io::ErrorKind, net::Ipv6Addr, time::Duration};
 use tokio::{
@@ -239,4 +241,114 @@ async fn a_stopped_stack_ends_its_streams() {
     assert_eq!(reset.unwrap_err().kind(), ErrorKind::ConnectionReset);
     drop(far);
     timeout(PATIENCE, zero.stop()).await.expect("it stops");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusing_many_streams_leaves_room_for_the_next() {
+    let wire = joined(|_| true);
+    let mut listener = wire.stacks[1].listener(PORT);
+    // More than the stack has sockets: what was refused must not keep one.
+    for number in 0..MAX_SOCKETS + 50 {
+        let both = async { tokio::join!(wire.stacks[0].connect(1, PORT), listener.accept()) };
+        let (near, far) = timeout(PATIENCE, both)
+            .await
+            .unwrap_or_else(|_| panic!("stream {number} got no answer"));
+        let mut near = near.unwrap_or_else(|e| panic!("stream {number}: {e}"));
+        drop(far.unwrap());
+        let mut byte = [0];
+        let end = timeout(PATIENCE, near.read_exact(&mut byte)).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_never_ends_its_half_holds_a_bounded_number_of_dropped_streams() {
+    let wire = joined(|_| true);
+    let mut listener = wire.stacks[1].listener(PORT);
+    let mut held = Vec::new();
+    for _ in 0..2 * MAX_ORPHANS_PER_PEER {
+        let both = async { tokio::join!(wire.stacks[0].connect(1, PORT), listener.accept()) };
+        let (near, far) = timeout(PATIENCE, both).await.unwrap();
+        let (mut near, (mut far, _)) = (near.unwrap(), far.unwrap());
+        far.shutdown().await.unwrap();
+        let mut nothing = Vec::new();
+        let end = timeout(PATIENCE, near.read_to_end(&mut nothing)).await;
+        end.expect("the end arrives").unwrap();
+        drop(far);
+        held.push(near);
+    }
+    // The first half was reset, oldest first; the others wait for the peer as TCP has it.
+    let (reset, waiting) = held.split_at_mut(MAX_ORPHANS_PER_PEER);
+    for near in reset {
+        let until_error = async { while near.write(&[1]).await.is_ok() {} };
+        timeout(PATIENCE, until_error)
+            .await
+            .expect("a reset stream takes nothing more");
+    }
+    for near in waiting {
+        near.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_one_peer_only_begins_leave_room_for_others() {
+    // The peer's answers never arrive, so none of its connections is established.
+    let (out, mut packets) = mpsc::channel(PACKET_QUEUE);
+    let config = StackConfig {
+        address: address(1),
+        mtu: 1420,
+        peers: vec![(0, address(0)), (2, address(2))],
+        seed: 7,
+    };
+    let (out_two, mut from_two) = mpsc::channel(PACKET_QUEUE);
+    let victim = Stack::start(&config, out);
+    let _listener = victim.listener(PORT);
+    let injector = victim.injector();
+    for port in 0..200_u16 {
+        injector.inject(&mut vec![syn(address(0), address(1), 5000 + port)]);
+    }
+    let friend = Stack::start(
+        &StackConfig {
+            address: address(2),
+            mtu: 1420,
+            peers: vec![(1, address(1))],
+            seed: 8,
+        },
+        out_two,
+    );
+    let to_friend = friend.injector();
+    let pumps = async {
+        loop {
+            tokio::select! {
+                Some(packet) = packets.recv() => to_friend.inject(&mut vec![packet]),
+                Some(packet) = from_two.recv() => injector.inject(&mut vec![packet]),
+            }
+        }
+    };
+    let connected = async {
+        tokio::select! {
+            stream = friend.connect(1, PORT) => stream,
+            () = pumps => unreachable!(),
+        }
+    };
+    let stream = timeout(PATIENCE, connected).await.expect("an answer");
+    assert!(stream.is_ok(), "{stream:?}");
+}
+
+/// The first segment of a connection to [`PORT`], without options. Checksums are not looked at.
+fn syn(source: Ipv6Addr, destination: Ipv6Addr, port: u16) -> Vec<u8> {
+    let mut packet = vec![0; 60];
+    packet[0] = 0x60;
+    packet[5] = 20;
+    packet[6] = 6;
+    packet[7] = 64;
+    packet[8..24].copy_from_slice(&source.octets());
+    packet[24..40].copy_from_slice(&destination.octets());
+    packet[40..42].copy_from_slice(&port.to_be_bytes());
+    packet[42..44].copy_from_slice(&PORT.to_be_bytes());
+    packet[47] = 1; // sequence number
+    packet[52] = 5 << 4; // header of five words
+    packet[53] = 2; // SYN
+    packet[54] = 0xff; // window
+    packet
 }

@@ -5,7 +5,8 @@ use super::{
     device::{Outbound, Packets, Single},
     limits::{
         ACCEPT_QUEUE, CONNECT_TIMEOUT, FIRST_EPHEMERAL_PORT, LINGER, LISTEN_POOL, MAX_HALF_OPEN,
-        MAX_SOCKETS, MAX_STREAMS_PER_PEER, STREAM_BUFFER,
+        MAX_HALF_OPEN_PER_PEER, MAX_ORPHANS_PER_PEER, MAX_SOCKETS, MAX_STREAMS_PER_PEER,
+        STREAM_BUFFER,
     },
 };
 use smoltcp::{
@@ -43,6 +44,14 @@ struct Entry {
     saved: Option<Vec<u8>>,
 }
 
+/// A socket whose stream is gone.
+struct Orphan {
+    /// Unknown for a socket that never had a connection.
+    peer: Option<u16>,
+    /// Until when TCP may still be busy with it.
+    until: Instant,
+}
+
 /// See the module's text.
 pub(crate) struct Core {
     start: Instant,
@@ -53,8 +62,7 @@ pub(crate) struct Core {
     peers: HashMap<Ipv6Addr, u16>,
     ports: HashMap<u16, Port>,
     streams: HashMap<SocketHandle, Entry>,
-    /// Sockets whose stream is gone, and until when TCP may still be busy with them.
-    orphans: HashMap<SocketHandle, Instant>,
+    orphans: HashMap<SocketHandle, Orphan>,
     next_port: u16,
     generation: u64,
     /// Until when the task sleeps; `None`: until it is woken.
@@ -166,7 +174,7 @@ impl Core {
         let now = self.now();
         let timer = self.interface.poll_delay(now, &self.sockets);
         let timer = timer.map(|wait| Duration::from_micros(wait.total_micros()));
-        let linger = self.orphans.values().min();
+        let linger = self.orphans.values().map(|orphan| orphan.until).min();
         let linger = linger.map(|at| at.saturating_duration_since(Instant::now()));
         timer.into_iter().chain(linger).min()
     }
@@ -232,7 +240,7 @@ impl Core {
 
     fn is_crowded(&self, peer: u16) -> bool {
         self.sockets.iter().count() >= MAX_SOCKETS
-            || self.streams.values().filter(|e| e.peer == peer).count() >= MAX_STREAMS_PER_PEER
+            || sockets_of(peer, &self.streams, &self.orphans, &self.sockets) >= MAX_STREAMS_PER_PEER
     }
 
     fn free_port(&mut self) -> u16 {
@@ -253,20 +261,44 @@ impl Core {
         }
     }
 
-    /// The stream of this socket is gone: what it wrote is still delivered, within limits.
+    /// The stream of this socket is gone. If its end was told to the peer, what it wrote is still
+    /// delivered, within limits; otherwise nobody waits for a proper end, and the peer is told at
+    /// once, so that refusing a stream costs no socket.
     pub(crate) fn abandon(&mut self, handle: SocketHandle) {
-        if self.streams.remove(&handle).is_none() {
+        let Some(Entry { peer, .. }) = self.streams.remove(&handle) else {
             return;
-        }
+        };
         let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+        // Nobody will read what came: the peer has to know, as with any TCP.
         let unread = socket.recv_queue() > 0 && socket.state() != State::TimeWait;
-        if unread || matches!(socket.state(), State::SynSent | State::SynReceived) {
-            // Nobody will read what came: the peer has to know, as with any TCP.
+        let unfinished = matches!(
+            socket.state(),
+            State::SynSent | State::SynReceived | State::Established | State::CloseWait
+        );
+        let mut until = Instant::now();
+        if unread || unfinished {
             socket.abort();
         } else {
-            socket.close();
+            until += LINGER;
         }
-        self.orphans.insert(handle, Instant::now() + LINGER);
+        self.orphan(handle, Some(peer), until);
+    }
+
+    /// Keeps a socket until TCP is done with it. A peer has at most [`MAX_ORPHANS_PER_PEER`] of
+    /// them: the one with the least time left makes room.
+    fn orphan(&mut self, handle: SocketHandle, peer: Option<u16>, until: Instant) {
+        let mine = |orphan: &Orphan| peer.is_some() && orphan.peer == peer;
+        if self.orphans.values().filter(|o| mine(o)).count() >= MAX_ORPHANS_PER_PEER {
+            let all = self.orphans.iter().filter(|(_, orphan)| mine(orphan));
+            if let Some(oldest) = all.min_by_key(|(_, o)| o.until).map(|(handle, _)| *handle) {
+                self.orphans.remove(&oldest);
+                self.sockets.get_mut::<Socket<'_>>(oldest).abort();
+                self.egress();
+                // A reset for which there was no room is sent when the peer speaks next.
+                self.sockets.remove(oldest);
+            }
+        }
+        self.orphans.insert(handle, Orphan { peer, until });
     }
 
     /// Copies unread data out of sockets that are about to forget it.
@@ -286,14 +318,13 @@ impl Core {
         let sockets = &mut self.sockets;
         let now = Instant::now();
         let mut resets = false;
-        self.orphans.retain(|handle, until| {
+        self.orphans.retain(|handle, orphan| {
             let socket = sockets.get_mut::<Socket<'_>>(*handle);
-            if socket.is_open() && *until <= now {
+            if socket.is_open() && orphan.until <= now {
                 socket.abort();
                 resets = true;
             }
-            // A reset that could not be sent yet still has its endpoint.
-            let done = !socket.is_open() && socket.remote_endpoint().is_none();
+            let done = is_done(socket);
             if done {
                 sockets.remove(*handle);
             }
@@ -335,45 +366,56 @@ impl Core {
         }
         if let Some(port) = self.ports.remove(&port) {
             for handle in port.waiting {
-                self.sockets.get_mut::<Socket<'_>>(handle).abort();
-                self.orphans.insert(handle, Instant::now());
+                self.refuse(handle);
             }
         }
+    }
+
+    /// Resets a connection that no stream has.
+    fn refuse(&mut self, handle: SocketHandle) {
+        let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+        let peer = remote_peer(socket, &self.peers);
+        socket.abort();
+        self.orphan(handle, peer, Instant::now());
     }
 
     /// Hands established connections to their listeners and keeps sockets waiting for the next.
     fn serve_ports(&mut self) {
         let mut total = self.sockets.iter().count();
+        let mut refused = Vec::new();
+        let mut half_open: HashMap<u16, usize> = HashMap::new();
         for (number, port) in &mut self.ports {
             let mut idle = 0;
             let mut waiting = Vec::with_capacity(port.waiting.len());
             for handle in port.waiting.drain(..) {
                 let socket = self.sockets.get_mut::<Socket<'_>>(handle);
-                match socket.state() {
-                    State::Listen => {
+                let peer = remote_peer(socket, &self.peers);
+                match (socket.state(), peer) {
+                    (State::Listen, _) => {
                         idle += 1;
                         waiting.push(handle);
                     }
-                    State::SynReceived => waiting.push(handle),
-                    State::Established | State::CloseWait => {
-                        let peer = remote_peer(socket, &self.peers);
-                        let crowded = peer.is_none_or(|peer| {
-                            let of_peer = self.streams.values().filter(|e| e.peer == peer);
-                            of_peer.count() >= MAX_STREAMS_PER_PEER
-                        });
-                        let peer = peer.unwrap_or_default();
-                        if crowded || port.accepted.try_send((handle, peer)).is_err() {
-                            socket.abort();
-                            self.orphans.insert(handle, Instant::now());
+                    (State::SynReceived, Some(peer)) => {
+                        let of_peer = half_open.entry(peer).or_default();
+                        *of_peer += 1;
+                        if *of_peer > MAX_HALF_OPEN_PER_PEER {
+                            refused.push(handle);
                         } else {
-                            socket.set_timeout(None);
+                            waiting.push(handle);
+                        }
+                    }
+                    (State::Established | State::CloseWait, Some(peer)) => {
+                        let owned = sockets_of(peer, &self.streams, &self.orphans, &self.sockets);
+                        if owned >= MAX_STREAMS_PER_PEER
+                            || port.accepted.try_send((handle, peer)).is_err()
+                        {
+                            refused.push(handle);
+                        } else {
+                            self.sockets.get_mut::<Socket<'_>>(handle).set_timeout(None);
                             self.streams.insert(handle, Entry { peer, saved: None });
                         }
                     }
-                    _ => {
-                        socket.abort();
-                        self.orphans.insert(handle, Instant::now());
-                    }
+                    _ => refused.push(handle),
                 }
             }
             while idle < LISTEN_POOL && waiting.len() < MAX_HALF_OPEN && total < MAX_SOCKETS {
@@ -387,6 +429,9 @@ impl Core {
                 total += 1;
             }
             port.waiting = waiting;
+        }
+        for handle in refused {
+            self.refuse(handle);
         }
     }
 
@@ -410,6 +455,25 @@ fn new_socket() -> Socket<'static> {
     socket.set_ack_delay(None);
     socket.set_congestion_control(CongestionControl::Cubic);
     socket
+}
+
+/// How many sockets a peer occupies, with those that TCP is not done with yet.
+fn sockets_of(
+    peer: u16,
+    streams: &HashMap<SocketHandle, Entry>,
+    orphans: &HashMap<SocketHandle, Orphan>,
+    sockets: &SocketSet<'_>,
+) -> usize {
+    let streams = streams.values().filter(|entry| entry.peer == peer);
+    let orphans = orphans.iter().filter(|(handle, orphan)| {
+        orphan.peer == Some(peer) && !is_done(sockets.get::<Socket<'_>>(**handle))
+    });
+    streams.count() + orphans.count()
+}
+
+/// Whether TCP has nothing more to do. A reset that could not be sent yet still has its endpoint.
+fn is_done(socket: &Socket<'_>) -> bool {
+    !socket.is_open() && socket.remote_endpoint().is_none()
 }
 
 fn remote_peer(socket: &Socket<'_>, peers: &HashMap<Ipv6Addr, u16>) -> Option<u16> {

@@ -21,8 +21,9 @@
 //! belongs to the key they came from (WireGuard with /128 allowed addresses). Provides streams
 //! whose remote index is that source address. The TCP checksum of received segments is not
 //! verified: each packet passed the AEAD of WireGuard, which is stronger; it is still computed on
-//! the way out, for stacks that do verify it. A peer may open [`limits::MAX_STREAMS_PER_PEER`]
-//! streams; more are reset.
+//! the way out, for stacks that do verify it. A peer may have [`limits::MAX_STREAMS_PER_PEER`]
+//! streams, with those that were dropped and are not over yet; more are reset. No peer can fill
+//! [`limits::MAX_SOCKETS`] alone: a stream that is refused is reset at once.
 //!
 //! Source: RFC 9293 (TCP), RFC 9438 (CUBIC), as implemented by smoltcp.
 
@@ -56,14 +57,19 @@ pub mod limits {
 
     /// Bytes of the send buffer and of the receive buffer of one stream.
     pub const STREAM_BUFFER: usize = 1024 * 1024;
-    /// Streams one peer may have open towards us, and we towards it.
+    /// Streams one peer may have open towards us, and we towards it; dropped streams count until
+    /// TCP is done with them.
     pub const MAX_STREAMS_PER_PEER: usize = 64;
+    /// Dropped streams of one peer that TCP may still be busy with; the oldest is reset.
+    pub const MAX_ORPHANS_PER_PEER: usize = 16;
     /// Sockets of the whole stack, whatever their state.
     pub const MAX_SOCKETS: usize = 1024;
     /// Sockets that wait for a connection on one port at a time.
     pub const LISTEN_POOL: usize = 4;
     /// Connections on one port that have begun but are not established.
     pub const MAX_HALF_OPEN: usize = 64;
+    /// Of these, by one peer, on all ports; more are reset.
+    pub const MAX_HALF_OPEN_PER_PEER: usize = 8;
     /// Connections nobody has accepted yet, per port; more are reset.
     pub const ACCEPT_QUEUE: usize = 64;
     /// How long a connection may take to be established.
@@ -72,7 +78,7 @@ pub mod limits {
     pub const REFUSED_GRACE: Duration = Duration::from_secs(2);
     /// Pause between two such tries.
     pub const REFUSED_PAUSE: Duration = Duration::from_millis(50);
-    /// How long data of a dropped stream may wait for the peer's acknowledgement.
+    /// How long data of a stream that was shut down and dropped may wait for the peer's acknowledgement.
     pub const LINGER: Duration = Duration::from_secs(30);
     /// Packets on their way from the stack to WireGuard.
     pub const PACKET_QUEUE: usize = 1024;

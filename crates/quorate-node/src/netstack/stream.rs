@@ -18,8 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const WINDOW_NEWS: usize = STREAM_BUFFER / 4;
 
 /// A stream to one peer. Each half closes by itself: `shutdown` ends ours, end of file the
-/// peer's. Dropping it delivers what was written, unless unread data shows that the peer
-/// believes in a reader; then the connection is reset.
+/// peer's. Dropping it after `shutdown` delivers what was written, unless unread data shows that
+/// the peer believes in a reader. Dropping it in any other state resets the connection: what was
+/// not sent yet is lost.
 #[derive(Debug)]
 pub struct TunnelStream {
     shared: Arc<Shared>,
