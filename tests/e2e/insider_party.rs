@@ -1,7 +1,7 @@
 //! A cheating party for the tests: it joins like everybody, says that it runs the agreed program,
 //! runs another one, and lets it lie about its number.
 //!
-//! Usage: `insider HOME INVITATION AGREED_PROGRAM PYTHON PROGRAM`
+//! Usage: `insider HOME INVITATION AGREED_PROGRAM PYTHON PROGRAM NOTES`
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ use quorate_session::{Bundle, Fingerprint, Invitation};
 #[tokio::main]
 async fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let [_, home, file, agreed, python, program] = args.as_slice() else {
+    let [_, home, file, agreed, python, program, notes] = args.as_slice() else {
         std::process::exit(2)
     };
     let home = Home::below(Path::new(home));
@@ -46,7 +46,7 @@ async fn main() {
         },
         program: ProgramFiles::read(Path::new(program), None).unwrap(),
         python: python.into(),
-        private_args: Vec::new(),
+        private_args: vec![notes.clone()],
         working_folder: "/".into(),
         scope: Scope::Local,
         check_own_program: false,
