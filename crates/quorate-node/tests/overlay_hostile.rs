@@ -18,7 +18,10 @@ use libp2p::{
     identity::Keypair,
     noise, tcp, yamux,
 };
-use quorate_node::overlay::{MAX_FRAME_BYTES, Overlay, OverlayConfig, OverlayEvent, Scope};
+use quorate_node::overlay::{
+    MAX_FRAME_BYTES, MAX_INCOMING_FROM_LOOPBACK, Overlay, OverlayConfig, OverlayEvent,
+    SESSION_WAIT, Scope,
+};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpStream, UdpSocket},
@@ -109,6 +112,18 @@ impl Node {
             .unwrap()
     }
 
+    /// A new identity on this side of our `PeerId`.
+    fn keypair(&self, side: &Side) -> Keypair {
+        let own: PeerId = self.overlay.peer_id().parse().unwrap();
+        loop {
+            let keypair = Keypair::generate_ed25519();
+            let opens = keypair.public().to_peer_id() < own;
+            if opens == matches!(side, Side::Opener) {
+                return keypair;
+            }
+        }
+    }
+
     fn port(&self, part: &str) -> SocketAddr {
         let all = self.overlay.addresses();
         let text = all
@@ -162,18 +177,18 @@ enum Side {
 
 impl Hostile {
     async fn connect(victim: &Node, side: Side) -> Self {
-        let victim_id: PeerId = victim.overlay.peer_id().parse().unwrap();
-        let keypair = loop {
-            let keypair = Keypair::generate_ed25519();
-            let opens = keypair.public().to_peer_id() < victim_id;
-            if opens == matches!(side, Side::Opener) {
-                break keypair;
-            }
-        };
+        let keypair = victim.keypair(&side);
         Self::connect_as(victim, &keypair).await
     }
 
     async fn connect_as(victim: &Node, keypair: &Keypair) -> Self {
+        Self::try_connect(victim, keypair)
+            .await
+            .expect("it lets us in")
+    }
+
+    /// `None` when the victim ends the connection before the handshake is complete.
+    async fn try_connect(victim: &Node, keypair: &Keypair) -> Option<Self> {
         let victim_id: PeerId = victim.overlay.peer_id().parse().unwrap();
         let mut transport = tcp::tokio::Transport::new(tcp::Config::new())
             .upgrade(Version::V1)
@@ -185,18 +200,15 @@ impl Hostile {
             port_use: PortUse::New,
         };
         let dial = transport.dial(victim.tcp(), how).expect("a TCP address");
-        let (peer, muxer) = timeout(SOON, dial)
-            .await
-            .expect("soon")
-            .expect("it lets us in");
+        let (peer, muxer) = timeout(SOON, dial).await.expect("soon").ok()?;
         assert_eq!(peer, victim_id);
         let (wanted, wishes) = mpsc::unbounded_channel();
         tokio::spawn(keep_open(muxer, wishes));
-        Self {
+        Some(Self {
             peer: keypair.public().to_peer_id(),
             keypair: keypair.clone(),
             wanted,
-        }
+        })
     }
 
     /// Opens a raw stream; `None` once the victim closed the connection.
@@ -345,6 +357,73 @@ async fn a_peer_whose_link_was_closed_is_not_let_in_again() {
     }
     assert!(again.open().await.is_none(), "the connection is closed");
     undisturbed(victim, friend, to_friend, to_victim).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_link_was_dropped_may_come_again() {
+    let (mut victim, friend, to_friend, to_victim) = honest().await;
+    let hostile = Hostile::connect(&victim, Side::Opener).await;
+    let stream = hostile.session().await;
+    let link = victim.link_with(&hostile.peer.to_string()).await;
+    victim.overlay.drop_link(link);
+    assert!(!victim.overlay.send(link, vec![1]), "it is closed at once");
+    // It ends its half too, so that the end does not wait for CLOSE_GRACE.
+    thrown_out(stream).await;
+    victim.down(link).await;
+    let again = Hostile::connect_as(&victim, &hostile.keypair).await;
+    let _stream = again.session().await;
+    let new = victim.link_with(&hostile.peer.to_string()).await;
+    assert_ne!(new, link);
+    undisturbed(victim, friend, to_friend, to_victim).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_a_session_stream_is_closed() {
+    let (victim, friend, to_friend, to_victim) = honest().await;
+    // One never opens its stream; the other never answers ours.
+    let silent = Hostile::connect(&victim, Side::Opener).await;
+    let deaf = Hostile::connect(&victim, Side::Waiter).await;
+    let both = async { tokio::join!(silent.wanted.closed(), deaf.wanted.closed()) };
+    let limit = 2 * SESSION_WAIT;
+    timeout(limit, both).await.expect("both are closed in time");
+    undisturbed(victim, friend, to_friend, to_victim).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_cannot_take_all_places_and_none_of_our_dials() {
+    let victim = Node::start(random(), vec![]).await;
+    let mut kept = Vec::new();
+    let mut refused = 0;
+    // Each one with a link, so that none of them is closed for being idle.
+    for _ in 0..MAX_INCOMING_FROM_LOOPBACK + 4 {
+        let keypair = victim.keypair(&Side::Opener);
+        match Hostile::try_connect(&victim, &keypair).await {
+            Some(hostile) => {
+                let stream = hostile.session().await;
+                kept.push((hostile, stream));
+            }
+            None => refused += 1,
+        }
+    }
+    assert_eq!(kept.len(), MAX_INCOMING_FROM_LOOPBACK);
+    assert_eq!(refused, 4);
+    // What we dial ourselves still comes up.
+    let mut victim = victim;
+    let mut friend = Node::start(random(), vec![]).await;
+    victim.overlay.dial(friend.tcp().to_string());
+    let (id_victim, id_friend) = (victim.overlay.peer_id(), friend.overlay.peer_id());
+    tokio::join!(victim.link_with(&id_friend), friend.link_with(&id_victim));
+    // A place that is given back is free again.
+    kept.pop();
+    let keypair = victim.keypair(&Side::Opener);
+    let again = async {
+        while Hostile::try_connect(&victim, &keypair).await.is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, again).await.expect("room again");
+    victim.overlay.stop().await;
+    friend.overlay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

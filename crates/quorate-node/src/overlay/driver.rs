@@ -70,7 +70,7 @@ struct Link {
     ended: Option<oneshot::Receiver<()>>,
     /// Dropped to end the task at once.
     cut: Option<oneshot::Sender<()>>,
-    /// Closed by the caller.
+    /// Closed by the caller, who does not want the peer back for a while.
     refused: bool,
 }
 

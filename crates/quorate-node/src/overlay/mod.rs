@@ -3,7 +3,7 @@
 //! ```text
 //!            hints ─┐                                      ┌─► Listening, LinkUp, Frame,
 //!   beacon (loopback)┼─► dialling ─► connection ─► stream ─► link     LinkDown, Note
-//!    mDNS (scope lan)┘   (TCP, QUIC; noise, TLS 1.3; yamux)  └─◄ send, close_link, dial
+//!    mDNS (scope lan)┘   (TCP, QUIC; noise, TLS 1.3; yamux)  └─◄ send, close_link, drop_link, dial
 //! ```
 //! A *link* is one connected peer that speaks `/quorate/session/1`: at most one per `PeerId`,
 //! however many connections there are. Frames arrive whole, in order, at most once; what was
@@ -16,11 +16,13 @@
 //! Security. Requires: an identity seed used for this session only, a beacon key known to the
 //! invited only. Provides: confidentiality and integrity towards the named `PeerId`; under
 //! [`Scope::Local`] no packet to anything but loopback; nothing about the session's purpose, DIDs
-//! or software is said to peers, mDNS or others on the machine; bounded cost per hostile peer.
+//! or software is said to peers, mDNS or others on the machine; bounded cost per hostile peer
+//! and per remote address.
 //! Does not provide: who a peer is (the session proves that), secrecy of the `PeerId` and the
 //! listen addresses on the local network under [`Scope::Lan`] (mDNS shows both).
 
 mod address;
+mod admission;
 mod beacon;
 mod dialing;
 mod driver;
@@ -38,8 +40,10 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use zeroize::Zeroizing;
 
+pub use admission::{MAX_INCOMING_FROM_LOOPBACK, MAX_INCOMING_PER_ADDRESS};
 pub use frame::{FRAME_TIMEOUT, MAX_FRAME_BYTES};
 pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
+pub use stream::SESSION_WAIT;
 
 use link::Links;
 
@@ -194,6 +198,12 @@ impl Overlay {
     /// The `PeerId` of this overlay, `12D3Koo…`.
     pub fn peer_id(&self) -> String {
         self.peer.clone()
+    }
+
+    /// Closes a link after what is queued was sent. The peer may come again, and is dialled again
+    /// if its address is known: for want of room, or when it was too slow.
+    pub fn drop_link(&self, link: u64) {
+        self.links.close(link);
     }
 
     /// Closes a link after what is queued was sent, and refuses that peer for a while.

@@ -21,17 +21,17 @@ use zeroize::Zeroizing;
 use super::{
     OverlayError, Scope,
     address::{Endpoint, Transport},
-    stream,
+    admission, stream,
 };
 
-/// Established connections in all.
-pub const MAX_CONNECTIONS: u32 = 128;
-/// Of these, opened by others; the rest is kept free for our own dials.
+/// Established connections opened by others.
 pub const MAX_INCOMING: u32 = 96;
+/// Established connections opened by us, whatever others have opened.
+pub const MAX_OUTGOING: u32 = 96;
 /// Established connections with one peer.
 pub const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 /// Connections in their handshake, opened by others.
-pub const MAX_PENDING_INCOMING: u32 = 32;
+pub const MAX_PENDING_INCOMING: u32 = 64;
 /// Connections in their handshake, opened by us.
 pub const MAX_PENDING_OUTGOING: u32 = 64;
 /// Streams one peer may have open on a connection: one session, identify, ping, and some air.
@@ -59,6 +59,7 @@ const IDENTIFY_PROTOCOL: &str = "/quorate/1";
 #[derive(NetworkBehaviour)]
 pub(super) struct Node {
     limits: connection_limits::Behaviour,
+    admission: admission::Behaviour,
     pub session: stream::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -84,6 +85,7 @@ impl Network {
         let (mdns, without_mdns) = multicast_dns(&public, scope);
         let node = Node {
             limits: connection_limits::Behaviour::new(limits()),
+            admission: admission::Behaviour::default(),
             session: stream::Behaviour::new(public.to_peer_id(), scope),
             identify: identify::Behaviour::new(identify_config(public.clone())),
             ping: ping::Behaviour::new(
@@ -126,10 +128,12 @@ fn setup(error: impl std::fmt::Display) -> OverlayError {
     OverlayError::Setup(error.to_string())
 }
 
+/// There is no limit for both directions together: incoming connections would count against our
+/// own dials.
 fn limits() -> ConnectionLimits {
     ConnectionLimits::default()
-        .with_max_established(Some(MAX_CONNECTIONS))
         .with_max_established_incoming(Some(MAX_INCOMING))
+        .with_max_established_outgoing(Some(MAX_OUTGOING))
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
         .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
         .with_max_pending_outgoing(Some(MAX_PENDING_OUTGOING))

@@ -1,0 +1,170 @@
+//! How many connections one address may open to us: a small libp2p behaviour without a protocol.
+//!
+//! ```text
+//!   incoming ─► counted by remote IP address ─► handshake ─► established ─► closed ─► given back
+//!                    └─ too many: refused            └─ failed ─► given back
+//! ```
+//! A `PeerId` costs nothing, so limits per peer alone would let one stranger take all places for
+//! incoming connections.
+//!
+//! Limits: [`MAX_INCOMING_PER_ADDRESS`], and [`MAX_INCOMING_FROM_LOOPBACK`] for loopback, which
+//! all parties on one machine share. Connections that we dialled are not counted.
+//!
+//! Security: provides that a host needs as many addresses as it wants to multiply these limits
+//! with. Does not provide protection from a host that has them, for example in its own IPv6
+//! network; our own dials have places that no incoming connection can take.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr},
+    task::{Context, Poll},
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint as Role, transport::PortUse},
+    swarm::{
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandlerInEvent, ToSwarm,
+        dummy,
+    },
+};
+
+use super::address::Endpoint;
+
+/// Connections, in their handshake or established, that one remote IP address may open to us.
+pub const MAX_INCOMING_PER_ADDRESS: usize = 16;
+/// The same for loopback addresses.
+pub const MAX_INCOMING_FROM_LOOPBACK: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+#[error("too many connections from {0}")]
+struct TooMany(IpAddr);
+
+/// Counts incoming connections by address.
+#[derive(Default)]
+pub(super) struct Behaviour {
+    incoming: HashMap<ConnectionId, IpAddr>,
+}
+
+impl Behaviour {
+    fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr) -> Result<(), TooMany> {
+        // What is no address of ours to dial, and cannot come in either, shares one count.
+        let ip = Endpoint::of(remote).map_or(Ipv4Addr::UNSPECIFIED.into(), |e| e.ip);
+        let ip = ip.to_canonical();
+        let limit = if ip.is_loopback() {
+            MAX_INCOMING_FROM_LOOPBACK
+        } else {
+            MAX_INCOMING_PER_ADDRESS
+        };
+        if self.incoming.values().filter(|other| **other == ip).count() >= limit {
+            return Err(TooMany(ip));
+        }
+        self.incoming.insert(connection, ip);
+        Ok(())
+    }
+
+    fn gone(&mut self, connection: ConnectionId) {
+        self.incoming.remove(&connection);
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        self.admit(connection, remote)
+            .map_err(ConnectionDenied::new)
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Role,
+        _: PortUse,
+    ) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ListenFailure(failed) => self.gone(failed.connection_id),
+            FromSwarm::ConnectionClosed(closed) => self.gone(closed.connection_id),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: Infallible) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets connections `ids` from `address` in; returns how many came in.
+    fn admitted(counts: &mut Behaviour, ids: std::ops::Range<usize>, address: &str) -> usize {
+        let address: Multiaddr = address.parse().expect("an address");
+        ids.filter(|id| {
+            let connection = ConnectionId::new_unchecked(*id);
+            counts.admit(connection, &address).is_ok()
+        })
+        .count()
+    }
+
+    #[test]
+    fn one_address_has_a_bounded_number_of_connections_whatever_its_ports() {
+        let mut counts = Behaviour::default();
+        let all = [
+            ("/ip4/192.168.0.7/tcp/1", MAX_INCOMING_PER_ADDRESS),
+            ("/ip4/192.168.0.7/udp/2/quic-v1", 0),
+            ("/ip6/::ffff:192.168.0.7/tcp/3", 0),
+            ("/ip4/192.168.0.8/tcp/1", MAX_INCOMING_PER_ADDRESS),
+            ("/ip4/127.0.0.1/tcp/1", MAX_INCOMING_FROM_LOOPBACK),
+            ("/ip6/::1/udp/1/quic-v1", MAX_INCOMING_FROM_LOOPBACK),
+            ("/memory/1", MAX_INCOMING_PER_ADDRESS),
+            ("/memory/2", 0),
+        ];
+        for (n, (address, expected)) in all.into_iter().enumerate() {
+            let ids = 100 * n..100 * (n + 1);
+            assert_eq!(admitted(&mut counts, ids, address), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_makes_room() {
+        let mut counts = Behaviour::default();
+        let address = "/ip4/192.168.0.7/tcp/1";
+        assert_eq!(
+            admitted(&mut counts, 0..100, address),
+            MAX_INCOMING_PER_ADDRESS
+        );
+        counts.gone(ConnectionId::new_unchecked(3));
+        // One that was never let in.
+        counts.gone(ConnectionId::new_unchecked(99));
+        assert_eq!(admitted(&mut counts, 100..200, address), 1);
+    }
+}
