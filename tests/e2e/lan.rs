@@ -16,7 +16,7 @@ struct Lan {
 }
 
 impl Lan {
-    fn new(machines: usize) -> Self {
+    fn new(machines: usize, extra: &[&str]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/e2e/lan.sh");
         let mut holder = Command::new("unshare")
             .args([
@@ -29,6 +29,7 @@ impl Lan {
             ])
             .arg(script)
             .arg(machines.to_string())
+            .args(extra)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -112,7 +113,7 @@ fn assert_voted(parties: Vec<Running>) {
 #[test]
 fn three_machines_find_each_other_by_mdns_and_meet_directly() {
     let world = World::three();
-    let lan = Lan::new(3);
+    let lan = Lan::new(3, &[]);
     let file = world.invite("vote", &[]);
     let parties = (0..3)
         .map(|index| Running::start(lan.join(&world, index, &file, &[])))
@@ -121,40 +122,29 @@ fn three_machines_find_each_other_by_mdns_and_meet_directly() {
     world.assert_clean();
 }
 
+/// The address that a party shows for `--at`.
+fn address(party: &Running, machine: usize) -> String {
+    party.stderr.wait_for("(for --at");
+    let said = party.stderr.text();
+    let own = format!("/ip4/10.77.0.{}/", machine + 1);
+    said.split_whitespace()
+        .find(|w| w.starts_with(&own))
+        .expect("its LAN address is shown")
+        .to_owned()
+}
+
 #[test]
-fn where_mdns_is_blocked_one_address_is_enough() {
+fn where_mdns_is_blocked_addresses_bring_them_together() {
     let world = World::three();
-    let lan = Lan::new(3);
-    for machine in 0..3 {
-        // Nothing that is addressed to everybody gets out.
-        let blocked = lan
-            .on(
-                machine,
-                &["ip", "route", "add", "unreachable", "224.0.0.0/4"],
-            )
-            .status()
-            .unwrap();
-        assert!(blocked.success());
-        let multicast = lan
-            .on(
-                machine,
-                &[
-                    "ip", "-6", "route", "del", "ff00::/8", "dev", "eth0", "table", "local",
-                ],
-            )
-            .status();
-        drop(multicast);
-    }
+    let lan = Lan::new(3, &["quiet"]);
     let file = world.invite("vote", &[]);
     let first = Running::start(lan.join(&world, 0, &file, &[]));
-    first.stderr.wait_for("reachable");
-    let said = first.stderr.text();
-    let address = said
-        .split_whitespace()
-        .find(|w| w.starts_with("/ip4/10.77.0.1/"))
-        .expect("its LAN address is shown");
-    let parties =
-        (1..3).map(|index| Running::start(lan.join(&world, index, &file, &["--at", address])));
-    assert_voted(parties.chain([first]).collect());
+    let at_first = address(&first, 0);
+    let second = Running::start(lan.join(&world, 1, &file, &["--at", &at_first]));
+    let at_second = address(&second, 1);
+    first.stderr.wait_for("joined       bo");
+    let third =
+        Running::start(lan.join(&world, 2, &file, &["--at", &at_first, "--at", &at_second]));
+    assert_voted(vec![first, second, third]);
     world.assert_clean();
 }
