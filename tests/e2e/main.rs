@@ -7,6 +7,7 @@
 mod bad_input;
 mod capture;
 mod demo;
+mod docs;
 mod failure;
 mod identity;
 mod insider;
