@@ -10,7 +10,9 @@
 //! call where this makes dozens.
 //!
 //! A tunnel is chosen by the datagram's source address, which a path agent has authenticated, so
-//! WireGuard's roaming does not exist here; the keys decide whether the datagram is real.
+//! WireGuard's roaming does not exist here; the keys decide whether the datagram is real. Where
+//! several peers claim one address, which takes a forger among them, each of their tunnels is
+//! asked: the keys decide whose the datagram is.
 
 use super::{
     MeshConfig, MeshPeer,
@@ -211,7 +213,7 @@ impl Engine {
         if run.is_empty() {
             self.table.counters.garbage.add(1);
         }
-        let peer = self.table.source(run.source);
+        let claims = self.table.sources(run.source);
         for datagram in run.datagrams() {
             if datagram.len() > MAX_DATAGRAM {
                 self.table.counters.garbage.add(1);
@@ -219,8 +221,8 @@ impl Engine {
                 self.pass_stun(datagram, run);
             } else if !is_wireguard(datagram) {
                 self.table.counters.garbage.add(1);
-            } else if let Some(index) = peer {
-                self.decrypt(index, datagram, run.source);
+            } else if let Some(claims) = &claims {
+                self.decrypt(claims, datagram, run.source);
             } else {
                 self.table.counters.unknown_source.add(1);
             }
@@ -238,15 +240,27 @@ impl Engine {
         }
     }
 
-    fn decrypt(&mut self, index: u16, datagram: &[u8], source: SocketAddr) {
-        self.table.count_received(index, datagram.len());
+    fn copy(&self, datagram: &[u8]) -> Packet {
         let mut packet = self.pool.get();
         packet.truncate(0);
         packet.buf_mut().extend_from_slice(datagram);
-        let kind = match self.limiter.verify_packet(source, packet) {
-            Ok(kind) => kind,
+        packet
+    }
+
+    /// A datagram from an address that these peers claim.
+    fn decrypt(&mut self, claims: &[u16], datagram: &[u8], source: SocketAddr) {
+        let mut first = match self.limiter.verify_packet(source, self.copy(datagram)) {
+            Ok(kind) => Some(kind),
             Err(TunnResult::WriteToNetwork(cookie)) => {
-                self.outbox.push((index, cookie.into()));
+                // Back to where the datagram came from.
+                let leads_back = |index: &&u16| {
+                    self.table
+                        .route(**index)
+                        .is_some_and(|r| r.remote == source)
+                };
+                let index = claims.iter().find(leads_back).or(claims.first());
+                self.outbox
+                    .extend(index.map(|index| (*index, cookie.into())));
                 return;
             }
             Err(_) => {
@@ -254,18 +268,37 @@ impl Engine {
                 return;
             }
         };
+        for index in claims {
+            // The first tunnel consumed it: the next one gets a copy.
+            let kind = match first.take() {
+                Some(kind) => kind,
+                None => match self.copy(datagram).try_into_wg() {
+                    Ok(kind) => kind,
+                    Err(_) => break,
+                },
+            };
+            if self.open(*index, kind) {
+                self.table.count_received(*index, datagram.len());
+                return;
+            }
+        }
+        self.table.counters.undecryptable.add(1);
+    }
+
+    /// Lets the tunnel of `index` take a datagram. `false`: it is not sealed with the keys of that
+    /// pair, which has changed nothing.
+    fn open(&mut self, index: u16, kind: WgKind) -> bool {
         let Some(tunnel) = self.tunnels.get_mut(&index) else {
-            return;
+            return false;
         };
         let completes = matches!(kind, WgKind::HandshakeResp(_));
         if !tunnel.initiator && completes || tunnel.initiator && is_initiation(&kind) {
             // Handshakes of this pair go one way only.
-            self.table.counters.undecryptable.add(1);
-            return;
+            return false;
         }
         match tunnel.tunn.handle_incoming_packet(kind) {
             TunnResult::Done => {}
-            TunnResult::Err(_) => self.table.counters.undecryptable.add(1),
+            TunnResult::Err(_) => return false,
             TunnResult::WriteToNetwork(answer) => {
                 self.outbox.push((index, answer.into()));
                 let queued = tunnel.tunn.get_queued_packets(&mut self.mtu);
@@ -277,6 +310,7 @@ impl Engine {
             }
             TunnResult::WriteToTunnel(packet) => self.accept(index, packet),
         }
+        true
     }
 
     /// A packet that came out of the tunnel of `index`.
@@ -514,6 +548,12 @@ mod tests {
 
     /// Party 0 of a mesh of three.
     fn engine() -> (Engine, Stack) {
+        let (engine, stack, _) = engine_and_notes(0);
+        (engine, stack)
+    }
+
+    fn engine_and_notes(me: u16) -> (Engine, Stack, mpsc::Receiver<Note>) {
+        let others = (0..3_u16).filter(move |index| *index != me);
         let peer = |index: u16| MeshPeer {
             index,
             public: public_key(&[u8::try_from(index).unwrap() + 1; 32]),
@@ -521,34 +561,36 @@ mod tests {
             address: address(index),
         };
         let config = MeshConfig {
-            me: 0,
-            secret: Zeroizing::new([1; 32]),
-            address: address(0),
+            me,
+            secret: Zeroizing::new([u8::try_from(me).unwrap() + 1; 32]),
+            address: address(me),
             mtu: 1420,
             scope: Scope::Local,
-            peers: vec![peer(1), peer(2)],
+            peers: others.clone().map(peer).collect(),
         };
         let (to_tunnel, outbound) = mpsc::channel(8);
         let stack_config = StackConfig {
-            address: address(0),
+            address: address(me),
             mtu: 1420,
-            peers: vec![(1, address(1)), (2, address(2))],
+            peers: others.map(|index| (index, address(index))).collect(),
             seed: 1,
         };
         let stack = Stack::start(&stack_config, to_tunnel);
         let socket = MeshSocket::bind(Scope::Local, oneshot::channel().0).unwrap();
         let peers = config.peers.iter().map(|p| (p.index, p.address));
         let table = Arc::new(PathTable::new(peers));
+        let (notes, noted) = mpsc::channel(8);
         let queues = Queues {
             outbound,
             orders: mpsc::channel(8).1,
             stun: mpsc::channel(8).0,
-            notes: mpsc::channel(8).0,
+            notes,
         };
         let injector = stack.injector();
         (
             Engine::new(&config, Arc::new(socket), table, injector, queues),
             stack,
+            noted,
         )
     }
 
@@ -593,13 +635,44 @@ mod tests {
             for length in [32, 64, 92, 148, 1452] {
                 let mut datagram = vec![0x5a; length];
                 datagram[..4].copy_from_slice(&[kind, 0, 0, 0]);
-                engine.decrypt(1, &datagram, source);
+                engine.decrypt(&[1, 2], &datagram, source);
             }
         }
         assert_eq!(engine.table.dropped().undecryptable, 20);
         assert!(
             engine.inbox.is_empty() && engine.outbox.is_empty(),
             "something was answered"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_forges_anothers_address_first_does_not_keep_that_one_out() {
+        let (mut other, _other_stack) = engine();
+        let (mut engine, _stack, mut notes) = engine_and_notes(2);
+        let source = SocketAddr::from(([127, 0, 0, 1], 9));
+        // Party 1 has claimed the address of party 0 before it did itself.
+        engine.table.add_source(source, 1);
+        engine.table.add_source(source, 0);
+        let claims = engine.table.sources(source).unwrap();
+        other.obey(Order::Handshake(2));
+        let (_, initiation) = other.outbox.pop().unwrap();
+        engine.decrypt(&claims, &initiation, source);
+        let (to, response) = engine.outbox.pop().expect("the handshake is answered");
+        assert_eq!(to, 0);
+        other.decrypt(&[1, 2], &response, source);
+        // What comes next is data, also found among the claims.
+        other.outbox.clear();
+        other.obey(Order::Probe(2));
+        let (_, probe) = other.outbox.pop().expect("there is a session");
+        engine.decrypt(&claims, &probe, source);
+        assert_eq!(engine.table.dropped().undecryptable, 0);
+        let heard = notes.try_recv();
+        assert_eq!(
+            heard,
+            Ok(Note::Heard {
+                index: 0,
+                probe: true
+            })
         );
     }
 

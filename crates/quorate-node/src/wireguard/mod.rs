@@ -28,8 +28,8 @@
 //! keys were agreed by all parties. Provides confidentiality and authenticity between exactly the
 //! keys of the roster, and that a packet from peer *j* carries *j*'s overlay address (allowed
 //! addresses are single addresses). Does not hide who talks to whom from the network. A peer that
-//! forges the source address of another peer, and is faster, can keep that pair from coming up
-//! (the first to claim an address has it); it gains nothing else.
+//! forges the source address of another peer takes nothing from it: an address may be claimed by
+//! several, and the keys decide whose a datagram is. It costs one look per claim and datagram.
 //!
 //! **Lifetime.** Errors of the socket never end the mesh: they are counted, and after many in a
 //! row reported as [`MeshEvent::Fatal`]. [`Mesh::stop`] returns when all tasks have ended and the

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -54,7 +54,7 @@ pub struct Dropped {
     pub stun_overflow: u64,
     /// STUN messages that belong to no agent.
     pub stun_refused: u64,
-    /// Claims on an address that another peer has.
+    /// Claims on an address that another peer claimed before.
     pub source_conflict: u64,
     /// Packets for a peer whose tunnel is not up yet.
     pub not_up: u64,
@@ -117,7 +117,8 @@ struct Report {
 pub(super) struct PathTable {
     slots: BTreeMap<u16, Slot>,
     by_address: HashMap<Ipv6Addr, u16>,
-    sources: RwLock<HashMap<SocketAddr, u16>>,
+    /// Who claims an address, in the order of the claims: usually one peer.
+    sources: RwLock<HashMap<SocketAddr, Arc<[u16]>>>,
     pub(super) counters: Counters,
 }
 
@@ -173,16 +174,21 @@ impl PathTable {
         }
     }
 
-    /// The peer that packets from this address belong to.
-    pub(super) fn source(&self, address: SocketAddr) -> Option<u16> {
-        open!(self.sources.read()).get(&address).copied()
+    /// The peers that packets from this address may belong to; keys decide between several.
+    pub(super) fn sources(&self, address: SocketAddr) -> Option<Arc<[u16]>> {
+        open!(self.sources.read()).get(&address).cloned()
     }
 
-    /// Packets from `address` are this peer's from now on, unless another peer has it.
+    /// Packets from `address` may be this peer's from now on. A peer can make its checks come from
+    /// another one's address, so a claim takes nothing away from others.
     pub(super) fn add_source(&self, address: SocketAddr, index: u16) {
         let mut sources = open!(self.sources.write());
-        if *sources.entry(address).or_insert(index) != index {
-            self.counters.source_conflict.add(1);
+        let claims = sources.entry(address).or_default();
+        if !claims.contains(&index) {
+            if !claims.is_empty() {
+                self.counters.source_conflict.add(1);
+            }
+            *claims = claims.iter().copied().chain([index]).collect();
         }
     }
 
@@ -268,14 +274,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_belongs_to_the_first_peer_that_proved_it() {
+    fn an_address_may_be_claimed_by_several_peers() {
         let peers = [(1, Ipv6Addr::LOCALHOST), (2, Ipv6Addr::UNSPECIFIED)];
         let table = PathTable::new(peers.into_iter());
         let address = SocketAddr::from(([127, 0, 0, 1], 7));
-        assert_eq!(table.source(address), None);
+        assert_eq!(table.sources(address), None);
         table.add_source(address, 1);
-        table.add_source(address, 2);
-        assert_eq!(table.source(address), Some(1));
+        assert_eq!(table.dropped().source_conflict, 0);
+        for _ in 0..3 {
+            table.add_source(address, 2);
+        }
+        assert_eq!(table.sources(address).as_deref(), Some(&[1, 2][..]));
         assert_eq!(table.dropped().source_conflict, 1);
     }
 }
