@@ -140,6 +140,7 @@ impl Session {
         let receipts = roster
             .map(|roster| self.ledger.receipt_texts(&roster))
             .unwrap_or_default();
+        // Only reasons this party verified itself carry these codes; `obey` takes nobody's word for them.
         let closure = match code {
             Code::Cancelled => Some(Closure::Cancelled),
             Code::Equivocation | Code::Split => Some(Closure::Distrusted),
@@ -187,8 +188,23 @@ impl Session {
         if pid == self.me {
             return;
         }
-        let (code, whom, note) = (abort.code.0, abort.whom.unwrap_or(pid), abort.note.clone());
-        let text = format!("party {pid} stopped: {note}");
+        let claimed = abort
+            .whom
+            .filter(|whom| self.pids().any(|pid| pid == *whom));
+        let (code, whom) = match abort.code.0 {
+            // These need a proof, which is obeyed when it is seen; without it only the signer's leaving is sure.
+            Code::Cancelled | Code::Equivocation | Code::Split => (Code::PartyLeft, pid),
+            code => (code, claimed.unwrap_or(pid)),
+        };
+        let text = if code == abort.code.0 {
+            format!("party {pid} stopped: {}", abort.note)
+        } else {
+            format!(
+                "party {pid} stopped and claims {} without showing it: {}",
+                abort.code.0.as_str(),
+                abort.note
+            )
+        };
         self.fail(code, Some(whom), &text, false, now);
     }
 

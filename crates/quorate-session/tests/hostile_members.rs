@@ -1,0 +1,84 @@
+//! Members that lie, flood or replay, and parties that come back at a bad moment: nobody is led astray, nobody waits for
+//! ever, and nobody is blamed on somebody else's word.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{
+    Outsider, START, Table, epoch_now, forge_join, invitation, key, setup, sign_unchecked,
+};
+use quorate_identity::{Code, Digest, UnixMillis, UnixTime};
+use quorate_session::{
+    Pid, Session, Stored,
+    message::{Abort, CodeText},
+};
+
+fn inv() -> Digest {
+    invitation(3).digest()
+}
+
+/// Parties 0 and 1, linked and joined; party 2 is driven by hand over a link to seat 0.
+fn with_liar() -> (Table, Outsider) {
+    let mut table = Table::empty();
+    for index in 0..2 {
+        let seed = 0x10 + u8::try_from(index).unwrap();
+        table.seat(setup(&invitation(3), index, None, seed));
+    }
+    table.link(0, 1);
+    table.join(0);
+    table.join(1);
+    table.run();
+    let liar = table.intrude_as_member(0, 2, 60);
+    (table, liar)
+}
+
+fn join(who: usize, epoch: u64) -> String {
+    sign_unchecked(&forge_join(who, 60, epoch, inv()), &key(who))
+}
+
+fn abort(who: usize, epoch: u64, code: Code, whom: Option<Pid>) -> String {
+    let abort = Abort {
+        v: 1,
+        iss: key(who).did(),
+        inv: inv(),
+        roster: None,
+        epoch: UnixMillis(epoch),
+        code: CodeText(code),
+        whom,
+        note: "says so".into(),
+        iat: UnixTime(START),
+    };
+    sign_unchecked(&abort, &key(who))
+}
+
+fn record(table: &Table, seat: usize) -> Stored {
+    Stored::parse(table.seats[seat].last_record.as_deref().unwrap()).unwrap()
+}
+
+#[test]
+fn a_claim_without_proof_is_a_leave_of_the_one_who_claims_and_forbids_nothing() {
+    for code in [Code::Cancelled, Code::Equivocation, Code::Split] {
+        let (mut table, liar) = with_liar();
+        let join = join(2, epoch_now());
+        let abort = abort(2, epoch_now(), code, Some(Pid(1)));
+        table.say_statements(0, &liar, &[&join, &abort]);
+        table.run();
+        let (shown, whom, detail) = table.failure(0);
+        assert_eq!((shown, whom), (Code::PartyLeft, Some(Pid(2))));
+        assert!(detail.contains(code.as_str()), "{detail}");
+        let stored = record(&table, 0);
+        assert_eq!(stored.closed, None);
+        let again = setup(&invitation(3), 0, Some(stored), 9);
+        assert!(Session::new(again, table.at, table.now).is_ok());
+    }
+}
+
+#[test]
+fn an_abort_that_blames_a_position_nobody_has_names_its_signer() {
+    let (mut table, liar) = with_liar();
+    let join = join(2, epoch_now());
+    let abort = abort(2, epoch_now(), Code::ProgramFailed, Some(Pid(900)));
+    table.say_statements(0, &liar, &[&join, &abort]);
+    let (code, whom, _) = table.failure(0);
+    assert_eq!((code, whom), (Code::ProgramFailed, Some(Pid(2))));
+}
