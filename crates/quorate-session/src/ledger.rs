@@ -286,15 +286,16 @@ impl Ledger {
 
     /// The first abort of a party that is still in the epoch in which it stopped.
     pub fn effective_abort(&self) -> Option<(Pid, &Verified<Abort>)> {
-        let aborts = self
-            .aborts
-            .iter()
-            .flat_map(|(pid, aborts)| aborts.iter().map(|a| (*pid, a)));
-        let mut current = aborts.filter(|(pid, abort)| {
-            self.join(*pid)
-                .is_some_and(|join| join.epoch == abort.epoch)
-        });
-        current.next()
+        self.aborts
+            .keys()
+            .find_map(|pid| Some((*pid, self.abort(*pid)?)))
+    }
+
+    /// The abort of `pid`, if it is still in the epoch in which it stopped.
+    pub fn abort(&self, pid: Pid) -> Option<&Verified<Abort>> {
+        let join = self.join(pid)?;
+        let aborts = self.aborts.get(&pid)?;
+        aborts.iter().find(|abort| abort.epoch == join.epoch)
     }
 
     pub fn receipt(&self, pid: Pid, roster: &Digest) -> Option<&Verified<Receipt>> {

@@ -82,3 +82,53 @@ fn an_abort_that_blames_a_position_nobody_has_names_its_signer() {
     let (code, whom, _) = table.failure(0);
     assert_eq!((code, whom), (Code::ProgramFailed, Some(Pid(2))));
 }
+
+#[test]
+fn an_abort_reaches_those_who_never_heard_of_its_issuer_whichever_came_first() {
+    for abort_first in [false, true] {
+        let (mut table, liar) = with_liar();
+        let (join, abort) = (
+            join(2, epoch_now()),
+            abort(2, epoch_now(), Code::ProgramFailed, Some(Pid(2))),
+        );
+        let order = if abort_first {
+            [&abort, &join]
+        } else {
+            [&join, &abort]
+        };
+        for text in order {
+            table.say_statements(0, &liar, &[text]);
+        }
+        table.run();
+        for seat in 0..2 {
+            let (code, whom, _) = table.failure(seat);
+            assert_eq!((code, whom), (Code::ProgramFailed, Some(Pid(2))));
+        }
+    }
+}
+
+#[test]
+fn an_own_abort_reaches_a_party_that_lost_the_join_before_it() {
+    let mut table = Table::empty();
+    for index in 0..2 {
+        let seed = 0x30 + u8::try_from(index).unwrap();
+        table.seat(setup(&invitation(3), index, None, seed));
+        table.join(index);
+    }
+    table.link(0, 1);
+    let mut join_lost = false;
+    table.filter = Box::new(move |from, _, frame| {
+        let has_join = matches!(frame, quorate_session::Frame::Have { .. })
+            || matches!(frame, quorate_session::Frame::Statements { .. }) && !join_lost;
+        join_lost |= from == 0 && matches!(frame, quorate_session::Frame::Statements { .. });
+        !(from == 0 && has_join)
+    });
+    table.run();
+    table.filter = Box::new(|_, _, _| true);
+    let (at, now) = (table.at, table.now);
+    table.seats[0]
+        .session
+        .abort(Code::Interrupted, None, "stopped", at, now);
+    table.run();
+    assert_eq!(table.failure(1).0, Code::Interrupted);
+}

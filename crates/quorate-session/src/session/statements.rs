@@ -15,7 +15,7 @@ use crate::{
     statement::{Parsed, Statement},
 };
 use quorate_identity::{Code, Did, Digest, Rejection, Verified};
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 impl Session {
     /// One statement from a proven link.
@@ -254,20 +254,39 @@ impl Session {
             .links
             .values()
             .any(|link| link.pid().is_some() && direct(link.pid()));
+        let texts = self.with_what_it_needs(statement);
         for link in self.proven_links() {
             let pid = self.links.get(&link).and_then(crate::link::Link::pid);
             if direct(pid) || !reachable {
-                self.send_statements(link, &[statement.text().clone()]);
+                self.send_statements(link, &texts);
             }
+        }
+    }
+
+    /// An abort counts only together with its issuer's join, which a receiver may not have; and whoever holds both ends at
+    /// once, before the join would be announced. So they travel together, whichever of the two came last.
+    fn with_what_it_needs(&self, statement: &Statement) -> Vec<Arc<str>> {
+        let pid = self.invitation.subject.pid_of(statement.issuer());
+        let join = pid.and_then(|pid| self.ledger.join(pid));
+        match (statement, pid, join) {
+            (Statement::Abort(abort), _, Some(join)) if join.epoch == abort.epoch => {
+                vec![join.text().clone(), abort.text().clone()]
+            }
+            (Statement::Join(join), Some(pid), _) => std::iter::once(join.text())
+                .chain(self.ledger.abort(pid).map(Verified::text))
+                .cloned()
+                .collect(),
+            _ => vec![statement.text().clone()],
         }
     }
 
     /// Passes a verified statement on: what ends a session in full, the rest by name.
     fn pass_on(&mut self, statement: &Statement, from: LinkId, now: Instant) {
+        let texts = self.with_what_it_needs(statement);
         let urgent = matches!(
             statement,
             Statement::Abort(_) | Statement::Cancel(_) | Statement::Receipt(_)
-        );
+        ) || texts.len() > 1;
         let receiver = match statement {
             Statement::Kem(kem) => Some(kem.to),
             _ => None,
@@ -281,7 +300,7 @@ impl Session {
             return;
         }
         for link in self.proven_links().into_iter().filter(|link| *link != from) {
-            self.send_statements(link, &[statement.text().clone()]);
+            self.send_statements(link, &texts);
         }
     }
 
