@@ -54,6 +54,8 @@ pub(crate) struct Ledger {
     cancel: Option<Verified<Cancel>>,
     /// Joins that prove an equivocation; passed on so that everybody can see it.
     evidence: BTreeMap<Digest, Arc<str>>,
+    /// Parties that `evidence` is about.
+    convicted: BTreeSet<Pid>,
     /// Rosters that were given up; what names them is void.
     retired: BTreeSet<Digest>,
     /// Verified statements that were refused; not asked for again before something changes.
@@ -82,8 +84,10 @@ impl Ledger {
             Statement::Kem(kem) => self.admit_kem(kem, pid),
             Statement::Abort(abort) => self.admit_abort(abort, pid),
             Statement::Receipt(receipt) => self.admit_receipt(receipt, pid),
+            // One is enough; another would be passed on for ever.
+            Statement::Cancel(_) if self.cancel.is_some() => Ok(Admission::Known),
             Statement::Cancel(cancel) => {
-                self.cancel.get_or_insert_with(|| (**cancel).clone());
+                self.cancel = Some((**cancel).clone());
                 Ok(Admission::New)
             }
             Statement::Ready(_) => Err(Rejection::new(Code::Header, "S8", "a ready is not kept")),
@@ -117,6 +121,11 @@ impl Ledger {
         }
         if let Some(first) = kept.iter().find(|kept| kept.epoch == join.epoch) {
             let first = (first.digest(), first.text().clone());
+            // One proof convicts a party; more would only be kept and sent.
+            if !self.convicted.insert(pid) {
+                let text = "one more join of an epoch that its party already used twice";
+                return Err(Rejection::new(Code::Equivocation, "S4", text));
+            }
             self.evidence.insert(join.digest(), join.text().clone());
             self.evidence.insert(first.0, first.1.clone());
             return Ok(Admission::Equivocation(first.1, join.text().clone()));

@@ -7,10 +7,10 @@ mod common;
 use common::{
     Outsider, START, Table, epoch_now, forge_join, invitation, key, setup, sign_unchecked,
 };
-use quorate_identity::{Code, Digest, UnixMillis, UnixTime};
+use quorate_identity::{B64, Code, Digest, UnixMillis, UnixTime};
 use quorate_session::{
-    Pid, Session, Stored,
-    message::{Abort, CodeText},
+    Pid, Session, State, Stored,
+    message::{Abort, Cancel, CodeText},
 };
 
 fn inv() -> Digest {
@@ -131,4 +131,66 @@ fn an_own_abort_reaches_a_party_that_lost_the_join_before_it() {
         .abort(Code::Interrupted, None, "stopped", at, now);
     table.run();
     assert_eq!(table.failure(1).0, Code::Interrupted);
+}
+
+/// `count` joins of party 2 that all claim one epoch.
+fn many_joins(count: u16) -> Vec<String> {
+    let one = |n: u16| {
+        let mut join = forge_join(2, 60, epoch_now() + 2, inv());
+        join.n = B64([u8::try_from(n % 256).unwrap(); 16]);
+        join.iat = UnixTime(START - i64::from(n / 256));
+        sign_unchecked(&join, &key(2))
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn evidence_against_one_party_is_kept_once_also_while_closing() {
+    let joins = many_joins(80);
+    for running in [false, true] {
+        let mut table = Table::new(3);
+        if running {
+            table.run();
+            assert_eq!(table.states(), [State::Running; 3]);
+        } else {
+            table.cut(1);
+        }
+        let liar = table.intrude_as_member(0, 2, 60);
+        table.filter = Box::new(|_, _, _| false);
+        for chunk in joins.chunks(40) {
+            let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
+            table.say_statements(0, &liar, &texts);
+        }
+        assert_eq!(table.seats[0].seen.evidence.len(), 1);
+        table.pass(std::time::Duration::from_secs(3));
+        assert_eq!(table.failure(0).0, Code::Equivocation);
+    }
+}
+
+#[test]
+fn a_second_cancel_is_not_passed_on() {
+    let mut table = Table::new(3);
+    table.run();
+    let organizer = table.intrude_as_member(1, 0, 60);
+    let cancel = |reason: &str| {
+        let cancel = Cancel {
+            v: 1,
+            iss: key(0).did(),
+            inv: inv(),
+            reason: reason.into(),
+            iat: UnixTime(START),
+        };
+        sign_unchecked(&cancel, &key(0))
+    };
+    table.say_statements(1, &organizer, &[&cancel("one"), &cancel("two")]);
+    table.run();
+    for seat in &table.seats {
+        let sent = seat
+            .seen
+            .order
+            .iter()
+            .filter(|what| what.contains("cancel"));
+        assert!(sent.count() <= 4, "one per link, tunnels included");
+    }
+    assert_eq!(table.failure(2).0, Code::Cancelled);
 }

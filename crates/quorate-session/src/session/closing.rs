@@ -32,6 +32,11 @@ impl Session {
         self.settle(now);
     }
 
+    /// Whether the session has failed or ended: one proof of why is enough.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Closing(_) | Stage::Closed)
+    }
+
     /// Ends the session with a reason; `tell` signs an abort so that everybody ends.
     pub(super) fn fail(
         &mut self,
@@ -41,7 +46,7 @@ impl Session {
         tell: bool,
         now: Instant,
     ) {
-        if matches!(self.stage, Stage::Closing(_) | Stage::Closed) {
+        if self.is_over() {
             return;
         }
         let detail = printable(detail);
@@ -211,6 +216,9 @@ impl Session {
     /// A listed party holds another invitation under this session's id, and showed it: the organizer
     /// signed both.
     pub(super) fn split(&mut self, did: &Did, theirs: Digest, jws: &str, now: Instant) {
+        if self.is_over() {
+            return;
+        }
         if let Some(pid) = self.invitation.subject.pid_of(did) {
             self.emit(Event::Evidence {
                 pid,

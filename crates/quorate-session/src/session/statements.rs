@@ -135,6 +135,9 @@ impl Session {
         let Statement::Join(join) = statement else {
             return;
         };
+        if self.is_over() {
+            return;
+        }
         if join.epoch >= self.stored.epoch {
             let text = "a join under your identity that this session did not make";
             self.alarm_identity(join, text);
@@ -171,7 +174,7 @@ impl Session {
 
     fn admit(&mut self, link: LinkId, statement: &Statement, now: Instant) {
         // Once the session fails, only what completes its record is still of use.
-        if matches!(self.stage, Stage::Closing(_)) && !matches!(statement, Statement::Receipt(_)) {
+        if self.is_over() && !matches!(statement, Statement::Receipt(_)) {
             return;
         }
         let pid = self
