@@ -20,7 +20,7 @@ use crate::{
         MAX_ABORTS_PER_PARTY, MAX_CONFIRMS_PER_PARTY, MAX_EPOCH_AHEAD_MS, MAX_KEMS_PER_PAIR,
         MAX_RECEIPTS_PER_PARTY, MAX_REFUSED_DIGESTS,
     },
-    message::{Abort, Cancel, Confirm, Join, Kem, Pid, Receipt},
+    message::{Abort, Cancel, Confirm, Join, Kem, Pid, Receipt, ReceiptOutcome},
     statement::Statement,
 };
 use quorate_identity::{Code, Digest, Rejection, UnixTime, Verified};
@@ -54,6 +54,8 @@ pub(crate) struct Ledger {
     cancel: Option<Verified<Cancel>>,
     /// Joins that prove an equivocation; passed on so that everybody can see it.
     evidence: BTreeMap<Digest, Arc<str>>,
+    /// The last receipt of a party whose program was done, also for a roster that was given up: when, and for which.
+    done: BTreeMap<Pid, (UnixTime, Digest)>,
     /// Parties that `evidence` is about.
     convicted: BTreeSet<Pid>,
     /// Rosters that were given up; what names them is void.
@@ -219,6 +221,9 @@ impl Ledger {
     }
 
     fn admit_receipt(&mut self, receipt: &Verified<Receipt>, pid: Pid) -> Admitted {
+        if receipt.outcome == ReceiptOutcome::Done {
+            self.done.insert(pid, (receipt.iat, receipt.roster));
+        }
         self.refuse_retired(&receipt.roster, "receipt")?;
         let kept = self.receipts.entry(pid).or_default();
         if kept.len() >= MAX_RECEIPTS_PER_PARTY {
@@ -305,6 +310,16 @@ impl Ledger {
         let join = self.join(pid)?;
         let aborts = self.aborts.get(&pid)?;
         aborts.iter().find(|abort| abort.epoch == join.epoch)
+    }
+
+    /// A party that was done with another roster than `current` and did not join again since: it takes part no more.
+    pub fn finished_without(&self, current: Option<Digest>) -> Option<Pid> {
+        let since = |pid: &Pid, at: &UnixTime| self.join(*pid).is_some_and(|join| join.iat <= *at);
+        let mut done = self
+            .done
+            .iter()
+            .filter(|(pid, (at, roster))| Some(*roster) != current && since(pid, at));
+        done.next().map(|(pid, _)| *pid)
     }
 
     pub fn receipt(&self, pid: Pid, roster: &Digest) -> Option<&Verified<Receipt>> {

@@ -380,6 +380,66 @@ fn f06_a_party_killed_while_closing_leaves_a_missing_receipt_not_a_failure() {
     }
 }
 
+fn has_receipt(frame: &Frame) -> bool {
+    let Frame::Statements { jws } = frame else {
+        return false;
+    };
+    jws.iter()
+        .any(|text| quorate_identity::peek_typ(text) == Ok("quorate-receipt+jwt"))
+}
+
+fn assert_finished(table: &Table, seat: usize, expected: &[Option<i32>]) {
+    let Outcome::Finished { exits, .. } = table.outcome(seat) else {
+        panic!("{:?}", table.outcome(seat))
+    };
+    assert_eq!(exits, expected);
+}
+
+#[test]
+fn f06_a_party_that_comes_back_after_the_others_ended_keeps_nobody_waiting() {
+    let mut table = Table::new(3);
+    table.run();
+    table.exit(0, 0);
+    table.exit(1, 0);
+    table.run();
+    let stored = table.kill(2);
+    let again = rejoin(&mut table, 2, stored);
+    table.pass(Duration::from_secs(5));
+    for index in 0..2 {
+        assert_finished(&table, index, &[Some(0), Some(0), None]);
+    }
+    assert_eq!(table.failure(again).0, Code::Replay);
+    let stored = Stored::parse(table.seats[again].last_record.as_deref().unwrap()).unwrap();
+    assert_eq!(stored.closed, None, "others' receipts forbid nothing");
+}
+
+#[test]
+fn f06_a_party_that_comes_back_after_one_other_ended_ends_the_run_for_all() {
+    for receipt_first in [true, false] {
+        let mut table = Table::new(3);
+        table.run();
+        if !receipt_first {
+            // Party 1 hears of the new join before it hears that party 0 is done.
+            table.filter = Box::new(|_, to, frame| to != 1 || !has_receipt(frame));
+        }
+        table.exit(0, 0);
+        table.run();
+        let stored = table.kill(2);
+        let again = rejoin(&mut table, 2, stored);
+        table.run();
+        table.filter = Box::new(|_, _, _| true);
+        table.pass(Duration::from_secs(25));
+        assert_eq!(table.failure(again).0, Code::Replay, "{receipt_first}");
+        let (code, whom, _) = table.failure(1);
+        if receipt_first {
+            assert_eq!((code, whom), (Code::PartyLeft, Some(Pid(2))));
+        } else {
+            assert_eq!(code, Code::Replay);
+        }
+        assert_finished(&table, 0, &[Some(0), None, None]);
+    }
+}
+
 #[test]
 fn a_party_whose_program_takes_longer_is_waited_for() {
     let mut table = Table::new(3);

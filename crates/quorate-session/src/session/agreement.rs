@@ -18,7 +18,7 @@ use crate::{
     roster::Roster,
     statement::Statement,
 };
-use quorate_identity::{B64, Code, Did, Digest, Rejection, UnixTime, sign};
+use quorate_identity::{B64, Code, Did, Digest, Rejection, UnixTime, Verified, sign};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Instant,
@@ -52,6 +52,9 @@ impl Session {
         if let Some(current) = current {
             if joins.iter().map(|join| join.digest()).eq(current) {
                 return self.collect_shares();
+            }
+            if let Some(pid) = self.ledger.finished_without(None) {
+                return self.fail_unfinished(pid, now);
             }
             self.give_up_roster();
         }
@@ -164,6 +167,23 @@ impl Session {
             self.drop_tunnels();
             self.emit(Event::Uninstall);
         }
+    }
+
+    /// A party joined again in the middle of a run that `done` has finished: there will be no other run. The receipt says so,
+    /// not an abort, which would take their end from those who are done.
+    fn fail_unfinished(&mut self, done: Pid, now: Instant) {
+        let left = self.others().find(|pid| self.has_left(*pid));
+        let text = format!("it joined again in the middle of the run; party {done} is done");
+        self.fail(Code::PartyLeft, left, &text, false, now);
+    }
+
+    /// Whether a party of our roster has joined again since.
+    pub(super) fn has_left(&self, pid: Pid) -> bool {
+        let (Stage::Confirming(agreement) | Stage::Meshed(agreement, _)) = &self.stage else {
+            return false;
+        };
+        let then = agreement.roster.member(pid).map(|member| member.join);
+        then != self.ledger.join(pid).map(Verified::digest)
     }
 
     /// Closes what runs inside a mesh that goes away.

@@ -213,6 +213,17 @@ impl Session {
         self.fail(code, Some(whom), &text, false, now);
     }
 
+    /// Ends if others are done with a roster that is not ours: they will not confirm another one.
+    pub(super) fn notice_end_of_others(&mut self, now: Instant) {
+        if !matches!(self.stage, Stage::Joining | Stage::Confirming(_)) {
+            return;
+        }
+        if let Some(pid) = self.ledger.finished_without(self.roster()) {
+            let text = format!("the session has finished without you; party {pid} is done");
+            self.fail(Code::Replay, None, &text, false, now);
+        }
+    }
+
     /// A listed party holds another invitation under this session's id, and showed it: the organizer
     /// signed both.
     pub(super) fn split(&mut self, did: &Did, theirs: Digest, jws: &str, now: Instant) {

@@ -257,6 +257,7 @@ impl Session {
     pub(super) fn settle(&mut self, now: Instant) {
         if !matches!(self.stage, Stage::Invited | Stage::Closed) {
             self.obey(now);
+            self.notice_end_of_others(now);
             self.agree(now);
             self.install(now);
             self.start(now);

@@ -398,7 +398,8 @@ impl Session {
         self.finish_failed(now);
         let missing: Vec<Pid> = self
             .others()
-            .filter(|pid| !self.has_receipt(*pid))
+            // Who joined again left this run; its receipt will not come.
+            .filter(|pid| !self.has_receipt(*pid) && !self.has_left(*pid))
             .collect();
         let Stage::Meshed(_, mesh) = &mut self.stage else {
             return;
@@ -414,6 +415,30 @@ impl Session {
         }
         if mesh.finish_at.is_some_and(|at| at <= now) {
             self.close_finished(now);
+        }
+    }
+
+    /// Shows a party that came back too late what ended without it: the others' joins, then the receipts.
+    pub(super) fn show_end_to(&mut self, pid: Pid) {
+        let Stage::Meshed(agreement, mesh) = &self.stage else {
+            return;
+        };
+        if !mesh.is_ended() {
+            return;
+        }
+        let roster = agreement.roster.digest();
+        let joins = self.pids().filter_map(|pid| self.ledger.join(pid));
+        let texts: Vec<Arc<str>> = joins
+            .map(|join| join.text().clone())
+            .chain(
+                self.pids()
+                    .filter_map(|pid| Some(self.ledger.receipt(pid, &roster)?.text().clone())),
+            )
+            .collect();
+        for link in self.proven_links() {
+            if self.links.get(&link).and_then(crate::link::Link::pid) == Some(pid) {
+                self.send_statements(link, &texts);
+            }
         }
     }
 

@@ -190,6 +190,9 @@ impl Session {
                     self.compare_confirm(link, pid, confirm);
                 }
                 self.pass_on(statement, link, now);
+                if matches!(statement, Statement::Join(_)) {
+                    self.show_end_to(pid);
+                }
             }
             Ok(Admission::Equivocation(first, second)) => {
                 self.emit(Event::Evidence {
