@@ -357,14 +357,28 @@ impl Ledger {
 
     /// Digests to announce to the other end of a link. A key share is announced to whom it is for; to others only while
     /// its receiver has no link to us, so that they carry it.
-    pub fn announced_to(&self, other: Option<Pid>, linked: &BTreeSet<Pid>) -> Vec<Digest> {
+    /// What is too old to be taken is kept to itself.
+    pub fn announced_to(
+        &self,
+        other: Option<Pid>,
+        linked: &BTreeSet<Pid>,
+        at: UnixTime,
+    ) -> Vec<Digest> {
         self.current()
+            .filter(|(digest, _, _)| !self.is_expired(digest, at))
             .filter(|(_, _, receiver)| {
                 receiver.is_none_or(|to| Some(to) == other || !linked.contains(&to))
             })
             .map(|(digest, _, _)| digest)
             .chain(self.evidence.keys().copied())
             .collect()
+    }
+
+    /// Whether others would refuse this for its age; of what is kept, only joins end.
+    pub fn is_expired(&self, digest: &Digest, at: UnixTime) -> bool {
+        let newest = self.joins.values().filter_map(|kept| kept.last());
+        let mut expired = newest.filter(|join| join.exp < at);
+        expired.any(|join| join.digest() == *digest)
     }
 
     /// Every statement that counts: digest, text, and the receiver if it is meant for one party.

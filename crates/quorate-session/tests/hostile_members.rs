@@ -12,6 +12,7 @@ use quorate_session::{
     Pid, Session, State, Stored,
     message::{Abort, Cancel, CodeText},
 };
+use std::time::Duration;
 
 fn inv() -> Digest {
     invitation(3).digest()
@@ -162,7 +163,7 @@ fn evidence_against_one_party_is_kept_once_also_while_closing() {
             table.say_statements(0, &liar, &texts);
         }
         assert_eq!(table.seats[0].seen.evidence.len(), 1);
-        table.pass(std::time::Duration::from_secs(3));
+        table.pass(Duration::from_secs(3));
         assert_eq!(table.failure(0).0, Code::Equivocation);
     }
 }
@@ -193,4 +194,51 @@ fn a_second_cancel_is_not_passed_on() {
         assert!(sent.count() <= 4, "one per link, tunnels included");
     }
     assert_eq!(table.failure(2).0, Code::Cancelled);
+}
+
+#[test]
+fn a_join_that_has_expired_is_kept_to_oneself_and_costs_nobody_a_link() {
+    let four = invitation(4);
+    let mut table = Table::empty();
+    for index in 0..2 {
+        let seed = 0x10 + u8::try_from(index).unwrap();
+        table.seat(setup(&four, index, None, seed));
+        table.join(index);
+    }
+    table.link(0, 1);
+    table.run();
+    let liar = table.intrude_as_member(0, 2, 60);
+    let mut short = forge_join(2, 60, epoch_now(), four.digest());
+    short.exp = UnixTime(START + 1);
+    table.say_statements(0, &liar, &[&sign_unchecked(&short, &key(2))]);
+    table.pass(Duration::from_secs(305));
+    let late = table.seat(setup(&four, 3, None, 77));
+    table.join(late);
+    table.link(late, 0);
+    table.link(late, 1);
+    table.pass(Duration::from_mins(1));
+    assert_eq!(table.refusals(late), []);
+    assert_eq!(table.seats[late].seen.closed_links, []);
+}
+
+#[test]
+fn a_second_instance_that_stops_takes_those_along_who_had_turned_to_it() {
+    let mut table = Table::new(3);
+    table.run();
+    let stored = record(&table, 1);
+    let twin = table.seat(setup(&invitation(3), 1, Some(stored), 99));
+    // The first instance does not hear of the second before the others gave up their roster for it.
+    table.filter = Box::new(|from, to, _| to != 1 || !matches!(from, 0 | 2));
+    table.seats[0].auto_mesh = false;
+    table.join(twin);
+    table.link(twin, 0);
+    table.link(twin, 2);
+    table.run();
+    table.link(twin, 1);
+    table.pass(Duration::from_secs(5));
+    assert_eq!(table.failure(1).0, Code::IdentityElsewhere);
+    for seat in [0, 2, twin] {
+        let (code, whom, _) = table.failure(seat);
+        assert_eq!((code, whom), (Code::AlreadyJoined, Some(Pid(1))), "{seat}");
+    }
 }

@@ -230,7 +230,7 @@ impl Session {
         }
         self.close_slow_links(now);
         if self.news_at.is_some_and(|at| at <= now) {
-            self.announce_news();
+            self.announce_news(now);
         }
         if self.resync_at.is_some_and(|at| at <= now) {
             self.resync_at = Some(now + RESYNC_INTERVAL);

@@ -77,7 +77,7 @@ impl Session {
         self.note_heard(pid, now);
         // At once, so that the round trip is known when the mesh is.
         self.ping(link, now);
-        self.announce(link);
+        self.announce(link, now);
         self.send_ready(link);
     }
 
@@ -334,7 +334,7 @@ impl Session {
             self.show_invitation(link);
             return Ok(());
         }
-        self.link_proven(link, who, &did)
+        self.link_proven(link, who, &did, now)
     }
 
     /// One member's word does not accuse the organizer: each shows what the organizer signed.
@@ -395,7 +395,13 @@ impl Session {
         }
     }
 
-    fn link_proven(&mut self, link: LinkId, who: Proven, did: &Did) -> Result<(), Rejection> {
+    fn link_proven(
+        &mut self,
+        link: LinkId,
+        who: Proven,
+        did: &Did,
+        now: Instant,
+    ) -> Result<(), Rejection> {
         let same = self
             .links
             .values()
@@ -410,7 +416,7 @@ impl Session {
         if let Some(entry) = self.links.get_mut(&link) {
             entry.handshake = Handshake::Proven(who);
         }
-        self.announce(link);
+        self.announce(link, now);
         Ok(())
     }
 
@@ -452,14 +458,15 @@ impl Session {
     }
 
     /// Tells the other end what we hold.
-    pub(super) fn announce(&mut self, link: LinkId) {
+    pub(super) fn announce(&mut self, link: LinkId, now: Instant) {
         let Some(entry) = self.links.get(&link) else {
             return;
         };
         if !matches!(entry.proven(), Some(Proven::Party(_))) {
             return;
         }
-        let digests = self.ledger.announced_to(entry.pid(), &self.linked());
+        let at = self.wall(now);
+        let digests = self.ledger.announced_to(entry.pid(), &self.linked(), at);
         for chunk in digests.chunks(MAX_DIGESTS) {
             self.transmit(
                 link,
@@ -479,7 +486,7 @@ impl Session {
     pub(super) fn resync(&mut self, now: Instant) {
         self.repeat_handshakes(now);
         for link in self.proven_links() {
-            self.announce(link);
+            self.announce(link, now);
             self.send_ready(link);
         }
     }

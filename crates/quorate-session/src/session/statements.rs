@@ -149,8 +149,9 @@ impl Session {
             .get(&link)
             .is_some_and(|link| link.pid() == Some(self.me))
         {
+            // Once our own join is out, the others may already build on it; `fail` tells nobody before.
             let text = "this identity already takes part from another place";
-            self.fail(Code::AlreadyJoined, Some(self.me), text, false, now);
+            self.fail(Code::AlreadyJoined, Some(self.me), text, true, now);
         }
     }
 
@@ -311,9 +312,13 @@ impl Session {
     }
 
     /// Announces what is new since the last time.
-    pub(super) fn announce_news(&mut self) {
+    pub(super) fn announce_news(&mut self, now: Instant) {
         self.news_at = None;
-        let news: Vec<Digest> = std::mem::take(&mut self.news).into_iter().collect();
+        let at = self.wall(now);
+        let news: Vec<Digest> = std::mem::take(&mut self.news)
+            .into_iter()
+            .filter(|digest| !self.ledger.is_expired(digest, at))
+            .collect();
         for link in self.proven_links() {
             for chunk in news.chunks(MAX_DIGESTS) {
                 self.transmit(
