@@ -1,6 +1,6 @@
 //! What a running session tells its user: lines for people, or one JSON object a line.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{collections::BTreeSet, io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_identity::Verified;
@@ -28,6 +28,7 @@ pub struct Report {
     program: String,
     bytes_sent: Option<u64>,
     elapsed_ms: Option<u64>,
+    joined: BTreeSet<u16>,
     local: bool,
     ran: bool,
     shown_addresses: bool,
@@ -49,6 +50,7 @@ impl Report {
             program: text::foreign(&subject.program.entry),
             bytes_sent: None,
             elapsed_ms: None,
+            joined: BTreeSet::new(),
             local,
             ran: false,
             shown_addresses: false,
@@ -161,11 +163,7 @@ impl Report {
                 )
             }
             PartyEvent::State { state } => Self::state_line(state)?,
-            PartyEvent::Party { index, phase }
-                if phase == "joined" && usize::from(*index) != self.me =>
-            {
-                text::row("joined", &self.name(*index))
-            }
+            PartyEvent::Party { index, phase } => self.joined_line(*index, phase)?,
             PartyEvent::Waiting {
                 parties,
                 what,
@@ -221,6 +219,13 @@ impl Report {
             PartyEvent::Note { text: note } => text::row("note", &text::foreign(note)),
             _ => return None,
         })
+    }
+
+    /// A party is in from its join on; what we hear of it first may be a later phase.
+    fn joined_line(&mut self, index: u16, phase: &str) -> Option<String> {
+        let is_in = !["invited", "linked"].contains(&phase) && usize::from(index) != self.me;
+        let news = is_in && self.joined.insert(index);
+        news.then(|| text::row("joined", &self.name(index)))
     }
 
     fn state_line(state: &str) -> Option<String> {
