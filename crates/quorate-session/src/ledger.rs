@@ -23,7 +23,7 @@ use crate::{
     message::{Abort, Cancel, Confirm, Join, Kem, Pid, Receipt, ReceiptOutcome},
     statement::Statement,
 };
-use quorate_identity::{Code, Digest, Rejection, UnixTime, Verified};
+use quorate_identity::{Code, Digest, Rejection, UnixMillis, UnixTime, Verified};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -46,6 +46,7 @@ type Admitted = Result<Admission, Rejection>;
 pub(crate) struct Ledger {
     parties: usize,
     rejoin: usize,
+    floors: Vec<UnixMillis>,
     joins: BTreeMap<Pid, Vec<Verified<Join>>>,
     confirms: BTreeMap<Pid, Vec<Verified<Confirm>>>,
     kems: BTreeMap<(Pid, Pid), Vec<Verified<Kem>>>,
@@ -67,10 +68,12 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(parties: usize, rejoin: u8) -> Self {
+    /// `floors` is the lowest epoch that counts, by position; what an earlier start knew.
+    pub fn new(parties: usize, rejoin: u8, floors: Vec<UnixMillis>) -> Self {
         Self {
             parties,
             rejoin: usize::from(rejoin),
+            floors,
             ..Self::default()
         }
     }
@@ -114,6 +117,10 @@ impl Ledger {
                 "S4",
                 "the join's epoch lies more than 5 minutes ahead",
             ));
+        }
+        if join.epoch < self.floor(pid) {
+            let text = "the join is of an epoch that was over before this start";
+            return Err(Rejection::new(Code::Stale, "S11", text));
         }
         let kept = self.joins.entry(pid).or_default();
         // One that was replaced comes again from a link that had not heard of the newer one.
@@ -205,7 +212,9 @@ impl Ledger {
     }
 
     fn admit_abort(&mut self, abort: &Verified<Abort>, pid: Pid) -> Admitted {
-        if self.join(pid).is_some_and(|join| abort.epoch < join.epoch) {
+        if self.join(pid).is_some_and(|join| abort.epoch < join.epoch)
+            || abort.epoch < self.floor(pid)
+        {
             return Err(Rejection::new(
                 Code::Stale,
                 "S9",
@@ -249,6 +258,28 @@ impl Ledger {
             self.refused.clear();
         }
         self.refused.insert(digest);
+    }
+
+    fn floor(&self, pid: Pid) -> UnixMillis {
+        self.floors
+            .get(pid.index())
+            .copied()
+            .unwrap_or(UnixMillis(0))
+    }
+
+    /// The lowest epoch of each party that counts in a later start.
+    pub fn next_floors(&self) -> Vec<UnixMillis> {
+        let next = |index| {
+            let pid = Pid(u16::try_from(index).ok()?);
+            let over = u64::from(self.abort(pid).is_some());
+            Some(UnixMillis(self.join(pid)?.epoch.0.saturating_add(over)).max(self.floor(pid)))
+        };
+        (0..self.parties)
+            .map(|index| {
+                next(index)
+                    .unwrap_or_else(|| self.floors.get(index).copied().unwrap_or(UnixMillis(0)))
+            })
+            .collect()
     }
 
     /// Gives up a roster: what names it is void from now on.

@@ -1,9 +1,9 @@
 //! What a party keeps of a session across restarts: nothing secret, one small JSON object.
 //!
 //! It is written before anything is sent that depends on it. After a crash the party joins again with a higher epoch; the
-//! record keeps it from reusing an epoch, from joining too often, and from starting a session again that has ended.
+//! record keeps it from reusing an epoch, from joining too often, from taking others' replayed joins, and from starting a session again that has ended.
 
-use crate::message::PROTOCOL_VERSION;
+use crate::{limits::MAX_PARTIES, message::PROTOCOL_VERSION};
 use quorate_identity::{Code, Digest, Rejection, UnixMillis, json};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,9 @@ pub struct Stored {
     pub runs: u32,
     /// The newest roster it confirmed.
     pub roster: Option<Digest>,
+    /// Per position, the lowest epoch that counts: that of the newest join seen, or the next after one that was aborted.
+    #[serde(default)]
+    pub epochs: Vec<UnixMillis>,
     /// How the session ended, once it cannot go on.
     pub closed: Option<Closure>,
 }
@@ -51,6 +54,7 @@ impl Stored {
             joins: 0,
             runs: 0,
             roster: None,
+            epochs: Vec::new(),
             closed: None,
         }
     }
@@ -69,6 +73,9 @@ impl Stored {
         }
         let value = json::parse_strict(bytes).map_err(|e| damaged(e.detail))?;
         let stored: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
+        if stored.epochs.len() > MAX_PARTIES {
+            return Err(damaged("more parties than there can be".into()));
+        }
         if stored.v != PROTOCOL_VERSION {
             return Err(damaged(format!("version {}", stored.v)));
         }
@@ -91,6 +98,7 @@ mod tests {
     fn record_round_trips_and_damage_is_named() {
         let mut stored = Stored::new(Digest([3; 32]));
         stored.closed = Some(Closure::Cancelled);
+        stored.epochs = vec![UnixMillis(1 << 52); MAX_PARTIES];
         let bytes = stored.encode();
         assert_eq!(Stored::parse(&bytes).expect("own form"), stored);
         for cut in 0..bytes.len() {

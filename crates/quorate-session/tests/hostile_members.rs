@@ -242,3 +242,39 @@ fn a_second_instance_that_stops_takes_those_along_who_had_turned_to_it() {
         assert_eq!((code, whom), (Code::AlreadyJoined, Some(Pid(1))), "{seat}");
     }
 }
+
+#[test]
+fn what_an_earlier_start_saw_aborted_cannot_be_replayed_to_stop_the_next() {
+    let (mut table, liar) = with_liar();
+    let old = [
+        join(2, epoch_now()),
+        abort(2, epoch_now(), Code::Interrupted, Some(Pid(2))),
+    ];
+    table.say_statements(0, &liar, &[&old[0], &old[1]]);
+    assert_eq!(table.failure(0).0, Code::Interrupted);
+    let stored = record(&table, 0);
+
+    let mut table = Table::empty();
+    table.seat(setup(&invitation(3), 0, Some(stored), 3));
+    table.join(0);
+    let replayer = table.intrude_as_member(0, 1, 61);
+    table.say_statements(0, &replayer, &[&old[0], &old[1]]);
+    assert_eq!(table.refusals(0), [Code::Stale, Code::Stale]);
+    assert_eq!(table.seats[0].session.state(), State::Joining);
+    // Its next join counts.
+    table.say_statements(0, &replayer, &[&join(2, epoch_now() + 1)]);
+    assert_eq!(table.refusals(0).len(), 2);
+}
+
+#[test]
+fn a_party_that_did_not_stop_is_still_believed_after_our_own_restart() {
+    let mut table = Table::new(3);
+    table.run();
+    let stored = table.kill(0);
+    let again = table.seat(setup(&invitation(3), 0, stored, 99));
+    table.join(again);
+    table.link(again, 1);
+    table.link(again, 2);
+    table.run();
+    assert_eq!(table.seats[again].session.state(), State::Running);
+}

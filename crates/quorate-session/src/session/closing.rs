@@ -166,7 +166,7 @@ impl Session {
     /// The end: what cannot be resumed is recorded, everything secret is wiped.
     pub(super) fn close(&mut self, outcome: Outcome, closure: Option<Closure>, now: Instant) {
         self.stage = Stage::Closed;
-        if closure.is_some() {
+        if closure.is_some() || self.stored.epochs != self.ledger.next_floors() {
             self.stored.closed = closure;
             self.persist(HeldWhat::Nothing, now);
         }

@@ -47,9 +47,13 @@ impl Session {
             fingerprint: setup.fingerprint,
             keys: EpochKeys::generate(&mut rng),
             rng,
+            ledger: Ledger::new(
+                parties,
+                invitation.subject.policy.rejoin,
+                stored.epochs.clone(),
+            ),
             stored,
             stage: Stage::Invited,
-            ledger: Ledger::new(parties, invitation.subject.policy.rejoin),
             links: BTreeMap::new(),
             resolutions: BTreeMap::new(),
             unresolved: VecDeque::new(),
@@ -271,6 +275,7 @@ impl Session {
     pub(super) fn persist(&mut self, what: HeldWhat, now: Instant) {
         let token = PersistToken(self.next_token);
         self.next_token += 1;
+        self.stored.epochs = self.ledger.next_floors();
         self.emit(Event::Persist {
             token,
             record: self.stored.encode(),
