@@ -89,14 +89,21 @@ impl Proposal<'_> {
         Ok(())
     }
 
-    /// We know which of the two is not us; otherwise the later position is named and both stand in the text.
+    /// Of two others, either may have copied from the other: both stand in the text and nobody is named. That we did not
+    /// copy we know.
     fn duplicate(&self, first: &Verified<Join>, second: &Verified<Join>) -> Rejection {
-        let blamed = if second.pid == self.me { first } else { second };
         let text = format!(
             "parties {} and {} use one key or nonce",
             first.pid, second.pid
         );
-        Rejection::new(Code::DuplicateKey, "C3", text).about(blamed.iss.clone())
+        let rejection = Rejection::new(Code::DuplicateKey, "C3", text);
+        if first.pid == self.me {
+            rejection.about(second.iss.clone())
+        } else if second.pid == self.me {
+            rejection.about(first.iss.clone())
+        } else {
+            rejection
+        }
     }
 
     /// C4: our own entry is the join we made.

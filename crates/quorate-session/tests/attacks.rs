@@ -318,8 +318,20 @@ fn a20_a_copied_wireguard_key_keeps_the_roster_from_being_confirmed() {
         );
         assert_eq!(table.seats[0].session.state(), State::Joining);
         table.pass(Duration::from_secs(601));
-        assert_eq!(table.failure(0).0, Code::DuplicateKey);
+        let (code, whom, _) = table.failure(0);
+        assert_eq!((code, whom), (Code::DuplicateKey, None));
+        assert_named(&table, 0, None);
+        assert_named(&table, 1, Some(Pid(2)));
     }
+}
+
+/// Only whose key was copied knows by whom.
+fn assert_named(table: &Table, seat: usize, expected: Option<Pid>) {
+    let shown = table.seats[seat].seen.refused.iter();
+    let mut duplicates = shown.filter(|(_, code, _)| *code == Code::DuplicateKey);
+    let (from, _, detail) = duplicates.next().unwrap();
+    assert_eq!(*from, expected.map(|pid| key(pid.index()).did()));
+    assert!(detail.contains("1 and 2"), "{detail}");
 }
 
 /// The joins of the honest parties 0 and 1, asked for as a member may.
