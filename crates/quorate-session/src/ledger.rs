@@ -53,6 +53,8 @@ pub(crate) struct Ledger {
     aborts: BTreeMap<Pid, Vec<Verified<Abort>>>,
     receipts: BTreeMap<Pid, Vec<Verified<Receipt>>>,
     cancel: Option<Verified<Cancel>>,
+    /// Index of what counts, by digest.
+    texts: BTreeMap<Digest, Arc<str>>,
     /// Joins that prove an equivocation; passed on so that everybody can see it.
     evidence: BTreeMap<Digest, Arc<str>>,
     /// The last receipt of a party whose program was done, also for a roster that was given up: when, and for which.
@@ -97,10 +99,15 @@ impl Ledger {
             }
             Statement::Ready(_) => Err(Rejection::new(Code::Header, "S8", "a ready is not kept")),
         };
-        if let Err(rejection) = &admitted
-            && rejection.code != Code::Epoch
-        {
-            self.remember_refused(statement.digest());
+        match &admitted {
+            Ok(Admission::New) => {
+                self.texts
+                    .insert(statement.digest(), statement.text().clone());
+            }
+            Err(rejection) if rejection.code != Code::Epoch => {
+                self.remember_refused(statement.digest());
+            }
+            _ => {}
         }
         admitted.map_err(|rejection| rejection.about(statement.issuer().clone()))
     }
@@ -158,6 +165,7 @@ impl Ledger {
             aborts.retain(|abort| abort.epoch >= join.epoch);
         }
         self.refused.clear();
+        self.forget_texts();
         Ok(Admission::New)
     }
 
@@ -295,6 +303,15 @@ impl Ledger {
         for receipts in self.receipts.values_mut() {
             receipts.retain(|receipt| receipt.roster != roster);
         }
+        self.forget_texts();
+    }
+
+    /// Drops from the index what counts no more; seldom, so it is simply made again.
+    fn forget_texts(&mut self) {
+        let current = self
+            .current()
+            .map(|(digest, text, _)| (digest, text.clone()));
+        self.texts = current.collect();
     }
 
     /// The newest join of a party.
@@ -380,10 +397,7 @@ impl Ledger {
 
     /// The text of a statement that counts.
     pub fn text(&self, digest: &Digest) -> Option<&Arc<str>> {
-        self.current()
-            .find(|(held, _, _)| held == digest)
-            .map(|(_, text, _)| text)
-            .or_else(|| self.evidence.get(digest))
+        self.texts.get(digest).or_else(|| self.evidence.get(digest))
     }
 
     /// Digests to announce to the other end of a link. A key share is announced to whom it is for; to others only while

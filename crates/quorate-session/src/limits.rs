@@ -40,7 +40,7 @@ pub const MAX_ADDRESS_BYTES: usize = 256;
 pub const MAX_REJOIN: u8 = 3;
 /// Smallest and largest MTU inside the tunnel.
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=1420;
-/// Lowest MPC port inside the tunnel; the control port is one below it.
+/// Lowest MPC port inside the tunnel.
 pub const MIN_PORT: u16 = 1024;
 
 // --- Bundle and manifest ----------------------------------------------------------------------------------------------
@@ -58,8 +58,6 @@ pub const MAX_PATH_BYTES: usize = 512;
 
 /// How far a join's epoch may lie in the future, in milliseconds (5 min): a stolen key cannot lock its owner out.
 pub const MAX_EPOCH_AHEAD_MS: u64 = 5 * 60 * 1000;
-/// Joins kept per DID.
-pub const MAX_JOINS_PER_PARTY: usize = 1 + MAX_REJOIN as usize;
 /// Confirms kept per DID.
 pub const MAX_CONFIRMS_PER_PARTY: usize = 8;
 /// KEM shares kept per pair of parties (one per roster that may become current).
@@ -105,6 +103,9 @@ pub const MAX_TRANSMIT_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_EVENTS: usize = 8192;
 /// Refusals of what one link brought before the link is closed.
 pub const MAX_STRIKES: u32 = 16;
+/// Outdated statements of its own that a member may send over one link before each more is a refusal that counts: some are
+/// on their way whenever a roster is given up.
+pub const MAX_STALE: u32 = 16;
 /// Frames one link may bring in a burst.
 pub const FRAME_BURST: u32 = 512;
 /// Frames one link may bring per second in the long run.

@@ -21,7 +21,7 @@ use crate::{
     bundle::RendezvousSecret,
     limits::{
         FRAME_BURST, FRAMES_PER_SECOND, HANDSHAKE_TIMEOUT, MAX_DIGESTS, MAX_FRAME_BYTES,
-        MAX_SIGNAL_BYTES, MAX_STATEMENTS, MAX_STRIKES,
+        MAX_SIGNAL_BYTES, MAX_STALE, MAX_STATEMENTS, MAX_STRIKES,
     },
     message::Pid,
     peer_id::PeerId,
@@ -226,6 +226,7 @@ pub(crate) struct Link {
     /// The handshake must be done by then.
     pub deadline: Instant,
     strikes: u32,
+    stale: u32,
     tokens: u32,
     refilled: Instant,
 }
@@ -237,6 +238,7 @@ impl Link {
             handshake,
             deadline: now + HANDSHAKE_TIMEOUT,
             strikes: 0,
+            stale: 0,
             tokens: FRAME_BURST,
             refilled: now,
         }
@@ -285,6 +287,12 @@ impl Link {
         }
         self.tokens -= 1;
         true
+    }
+
+    /// Notes an outdated statement of the other end itself; true when there are more than chance explains.
+    pub fn note_stale(&mut self) -> bool {
+        self.stale = self.stale.saturating_add(1);
+        self.stale > MAX_STALE
     }
 
     /// Notes a refusal; true when it was one too many.

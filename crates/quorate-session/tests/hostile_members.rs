@@ -278,3 +278,21 @@ fn a_party_that_did_not_stop_is_still_believed_after_our_own_restart() {
     table.run();
     assert_eq!(table.seats[again].session.state(), State::Running);
 }
+
+#[test]
+fn a_member_that_keeps_sending_outdated_statements_is_cut_off_one_that_sends_some_is_not() {
+    let (mut table, liar) = with_liar();
+    table.say_statements(0, &liar, &[&join(2, epoch_now() + 1000)]);
+    let old = |n: u64| join(2, epoch_now() + n);
+    for n in 0..16 {
+        table.say_statements(0, &liar, &[&old(n)]);
+    }
+    assert_eq!(table.refusals(0), [Code::Stale; 16]);
+    for n in 16..31 {
+        table.say_statements(0, &liar, &[&old(n)]);
+    }
+    assert_eq!(table.seats[0].seen.closed_links, []);
+    table.say_statements(0, &liar, &[&old(31)]);
+    assert_eq!(table.seats[0].seen.closed_links, [liar.link]);
+    assert_eq!(table.refusals(0).last(), Some(&Code::Overflow));
+}

@@ -212,11 +212,9 @@ impl Session {
 
     /// A member that floods is struck on its own link; one that passes on what others sign is not.
     fn refuse_admission(&mut self, link: LinkId, issuer: Pid, rejection: Rejection) {
-        let direct = self
-            .links
-            .get(&link)
-            .is_some_and(|link| link.pid() == Some(issuer));
-        if direct && rejection.code != Code::Stale {
+        let own = self.links.get_mut(&link);
+        let own = own.filter(|link| link.pid() == Some(issuer));
+        if own.is_some_and(|link| rejection.code != Code::Stale || link.note_stale()) {
             self.refuse_and_strike(link, rejection);
         } else {
             self.refuse(link, rejection);
