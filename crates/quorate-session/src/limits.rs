@@ -40,7 +40,7 @@ pub const MAX_ADDRESS_BYTES: usize = 256;
 pub const MAX_REJOIN: u8 = 3;
 /// Smallest and largest MTU inside the tunnel.
 pub const MTU_RANGE: std::ops::RangeInclusive<u16> = 1280..=1420;
-/// Lowest MPC port inside the tunnel.
+/// The MPC port inside the tunnel has to be above this one, so that the control port, one below it, is not below 1024.
 pub const MIN_PORT: u16 = 1024;
 
 // --- Bundle and manifest ----------------------------------------------------------------------------------------------
@@ -85,6 +85,13 @@ pub const MAX_LINKS: usize = 256;
 pub const MAX_UNPROVEN_LINKS: usize = 64;
 /// Proven links held at once per DID.
 pub const MAX_LINKS_PER_PARTY: usize = 4;
+/// Bytes of one frame of a link that is not proven; while another invitation is awaited, one statement more.
+pub const MAX_UNPROVEN_FRAME_BYTES: usize = 16 * 1024;
+/// Frames from a link that has not shown the session's secret.
+pub const MAX_UNTAGGED_FRAMES: u32 = 16;
+/// Frames from a link that has shown it and is not proven; a party that has our proof already, while its own got lost or
+/// waits for a resolution, announces what it holds.
+pub const MAX_UNPROVEN_FRAMES: u32 = 128;
 /// Digests in one `have` or `want`.
 pub const MAX_DIGESTS: usize = 1024;
 /// Statements in one `statements` frame.

@@ -21,7 +21,8 @@ use crate::{
     bundle::RendezvousSecret,
     limits::{
         FRAME_BURST, FRAMES_PER_SECOND, HANDSHAKE_TIMEOUT, MAX_DIGESTS, MAX_FRAME_BYTES,
-        MAX_SIGNAL_BYTES, MAX_STALE, MAX_STATEMENTS, MAX_STRIKES,
+        MAX_SIGNAL_BYTES, MAX_STALE, MAX_STATEMENTS, MAX_STRIKES, MAX_UNPROVEN_FRAME_BYTES,
+        MAX_UNPROVEN_FRAMES, MAX_UNTAGGED_FRAMES,
     },
     message::Pid,
     peer_id::PeerId,
@@ -227,6 +228,8 @@ pub(crate) struct Link {
     pub deadline: Instant,
     strikes: u32,
     stale: u32,
+    /// Frames that came before the link was proven.
+    frames: u32,
     tokens: u32,
     refilled: Instant,
 }
@@ -239,6 +242,7 @@ impl Link {
             deadline: now + HANDSHAKE_TIMEOUT,
             strikes: 0,
             stale: 0,
+            frames: 0,
             tokens: FRAME_BURST,
             refilled: now,
         }
@@ -268,6 +272,36 @@ impl Link {
             LinkKind::Overlay { remote, .. } => Some(remote),
             LinkKind::Tunnel { .. } => None,
         }
+    }
+
+    /// Whether one more frame of this size may be looked at. Until the other end has proven itself it gets little: a handshake
+    /// is a few small frames, and one invitation if it holds another one.
+    pub fn admit_frame(&mut self, bytes: usize, now: Instant) -> Result<(), Rejection> {
+        let overflow = |text: &str| Rejection::new(Code::Overflow, "S5", text);
+        if !self.take_token(now) {
+            return Err(overflow("sends more frames than the protocol allows"));
+        }
+        let (size, count) = match &self.handshake {
+            Handshake::Proven(_) => return Ok(()),
+            Handshake::Held { tagged: false } | Handshake::Hello => {
+                (MAX_UNPROVEN_FRAME_BYTES, MAX_UNTAGGED_FRAMES)
+            }
+            Handshake::Held { tagged: true } | Handshake::Proof | Handshake::Resolving { .. } => {
+                (MAX_UNPROVEN_FRAME_BYTES, MAX_UNPROVEN_FRAMES)
+            }
+            Handshake::Differs { .. } => (
+                MAX_UNPROVEN_FRAME_BYTES + MAX_STATEMENT_BYTES,
+                MAX_UNPROVEN_FRAMES,
+            ),
+        };
+        self.frames = self.frames.saturating_add(1);
+        if self.frames > count {
+            return Err(overflow("sends more frames than a handshake needs"));
+        }
+        if bytes > size {
+            return Err(overflow("sends a larger frame than a handshake needs"));
+        }
+        Ok(())
     }
 
     /// Takes a token for one frame; false when the other end sends too fast.

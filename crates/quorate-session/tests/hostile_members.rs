@@ -9,7 +9,7 @@ use common::{
 };
 use quorate_identity::{B64, Code, Digest, UnixMillis, UnixTime};
 use quorate_session::{
-    Pid, Session, State, Stored,
+    Frame, Phase, Pid, RendezvousSecret, Session, State, Stored, limits,
     message::{Abort, Cancel, CodeText},
 };
 use std::time::Duration;
@@ -119,9 +119,9 @@ fn an_own_abort_reaches_a_party_that_lost_the_join_before_it() {
     table.link(0, 1);
     let mut join_lost = false;
     table.filter = Box::new(move |from, _, frame| {
-        let has_join = matches!(frame, quorate_session::Frame::Have { .. })
-            || matches!(frame, quorate_session::Frame::Statements { .. }) && !join_lost;
-        join_lost |= from == 0 && matches!(frame, quorate_session::Frame::Statements { .. });
+        let has_join = matches!(frame, Frame::Have { .. })
+            || matches!(frame, Frame::Statements { .. }) && !join_lost;
+        join_lost |= from == 0 && matches!(frame, Frame::Statements { .. });
         !(from == 0 && has_join)
     });
     table.run();
@@ -295,4 +295,59 @@ fn a_member_that_keeps_sending_outdated_statements_is_cut_off_one_that_sends_som
     table.say_statements(0, &liar, &[&old(31)]);
     assert_eq!(table.seats[0].seen.closed_links, [liar.link]);
     assert_eq!(table.refusals(0).last(), Some(&Code::Overflow));
+}
+
+#[test]
+fn strangers_who_take_all_places_keep_no_party_out_and_are_not_banned_for_it() {
+    let mut table = Table::empty();
+    for index in 0..2 {
+        let seed = 0x10 + u8::try_from(index).unwrap();
+        table.seat(setup(&invitation(3), index, None, seed));
+        table.join(index);
+    }
+    let places = u8::try_from(limits::MAX_UNPROVEN_LINKS).unwrap();
+    let strangers: Vec<_> = (0..places)
+        .map(|n| table.intrude(0, key(9), 100 + n).link)
+        .collect();
+    let honest = table.link(0, 1);
+    table.run();
+    let seen = &table.seats[0].seen;
+    assert_eq!(seen.closed_links, [strangers[0]], "the oldest makes room");
+    assert_eq!(seen.banned, []);
+    assert!(!table.seats[1].seen.closed_links.contains(&honest));
+    assert!(
+        table.seats[0]
+            .seen
+            .phases
+            .contains(&(Pid(1), Phase::Joined))
+    );
+}
+
+#[test]
+fn a_stranger_gets_few_and_small_frames_looked_at() {
+    let mut table = Table::new(3);
+    let ping = Frame::Ping { n: 1 };
+    let chatty = table.intrude(0, key(9), 100);
+    for _ in 0..limits::MAX_UNTAGGED_FRAMES {
+        table.say(0, &chatty, &ping);
+    }
+    assert_eq!(table.seats[0].seen.closed_links, []);
+    table.say(0, &chatty, &ping);
+    let large = table.intrude(0, key(9), 101);
+    table.say_bytes(0, &large, &vec![b' '; limits::MAX_UNPROVEN_FRAME_BYTES + 1]);
+    assert_eq!(table.seats[0].seen.closed_links, [chatty.link, large.link]);
+    assert_eq!(table.seats[0].seen.banned, [chatty.link, large.link]);
+    assert_eq!(table.refusals(0), [Code::Overflow, Code::Overflow]);
+}
+
+#[test]
+fn only_who_misbehaves_is_banned() {
+    let mut table = Table::new(3);
+    let slow = table.intrude(0, key(9), 100);
+    table.pass(limits::HANDSHAKE_TIMEOUT + Duration::from_secs(1));
+    assert!(table.seats[0].seen.closed_links.contains(&slow.link));
+    assert_eq!(table.seats[0].seen.banned, []);
+    let liar = table.intrude(0, key(9), 101);
+    table.hello(0, &liar, &RendezvousSecret::new([1; 32]));
+    assert_eq!(table.seats[0].seen.banned, [liar.link]);
 }

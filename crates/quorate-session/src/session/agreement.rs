@@ -194,7 +194,7 @@ impl Session {
             .filter(|(_, link)| link.is_tunnel())
             .map(|(id, _)| *id);
         for link in tunnels.collect::<Vec<_>>() {
-            self.close_link(link);
+            self.close_link(link, false);
         }
     }
 

@@ -149,7 +149,13 @@ pub enum Event {
         statements: [String; 2],
     },
     /// Close this link.
-    CloseLink(LinkId),
+    CloseLink {
+        /// Which.
+        link: LinkId,
+        /// The other end misbehaved, so that its network peer need not be let in again soon. Not so when there is no room,
+        /// when the handshake took too long, or when the session or mesh ends.
+        ban: bool,
+    },
     /// Something happened that cannot; please report.
     Alarm(String),
     /// The session is over.

@@ -21,7 +21,7 @@ impl Session {
         self.set_clock(at, now);
         match (&self.stage, kind) {
             // A session that is ending must not carry its end into the next run.
-            (Stage::Closing(_) | Stage::Closed, _) => self.emit(Event::CloseLink(link)),
+            (Stage::Closing(_) | Stage::Closed, _) => self.turn_away(link),
             (_, LinkKind::Tunnel { roster, pid }) => self.tunnel_up(link, kind, roster, pid, now),
             (_, LinkKind::Overlay { .. }) => self.overlay_up(link, kind, now),
         }
@@ -44,15 +44,14 @@ impl Session {
         if matches!(self.stage, Stage::Closed) {
             return;
         }
-        if entry.take_token(now) {
-            match Frame::parse(bytes) {
-                Ok(frame) => self.handle_frame(link, frame, now),
-                Err(rejection) => self.refuse_and_strike(link, rejection),
+        let judged = entry.admit_frame(bytes.len(), now);
+        match judged.map(|()| Frame::parse(bytes)) {
+            Ok(Ok(frame)) => self.handle_frame(link, frame, now),
+            Ok(Err(rejection)) => self.refuse_and_strike(link, rejection),
+            Err(rejection) => {
+                self.refuse(link, rejection);
+                self.close_link(link, true);
             }
-        } else {
-            let text = "sends more frames than the protocol allows";
-            self.refuse(link, Rejection::new(Code::Overflow, "S5", text));
-            self.close_link(link);
         }
         self.settle(now);
     }
@@ -67,8 +66,7 @@ impl Session {
             || pid.0 >= self.invitation.subject.mpc.m
             || self.links.len() >= MAX_LINKS
         {
-            self.emit(Event::CloseLink(link));
-            return;
+            return self.turn_away(link);
         }
         self.links.insert(
             link,
@@ -82,14 +80,18 @@ impl Session {
     }
 
     fn overlay_up(&mut self, link: LinkId, kind: LinkKind, now: Instant) {
-        let unproven = self
-            .links
-            .values()
-            .filter(|link| link.proven().is_none())
-            .count();
-        if self.links.len() >= MAX_LINKS || unproven >= MAX_UNPROVEN_LINKS {
-            self.emit(Event::CloseLink(link));
-            return;
+        let unproven = self.links.iter().filter(|(_, l)| l.proven().is_none());
+        let count = unproven.clone().count();
+        let oldest = unproven
+            .min_by_key(|(id, link)| (link.deadline, **id))
+            .map(|(id, _)| *id);
+        // A handshake takes a round trip, so whoever waits longest is the least likely to be a party; and somebody who
+        // fills all places cannot keep a party out.
+        if self.links.len() >= MAX_LINKS || count >= MAX_UNPROVEN_LINKS {
+            match oldest {
+                Some(oldest) => self.close_link(oldest, false),
+                None => return self.turn_away(link),
+            }
         }
         self.links.insert(
             link,
@@ -164,7 +166,7 @@ impl Session {
         if !same_tag(tag, &hello_tag(&self.secret, &remote, &local)) {
             let text = "a network peer does not know this session's secret";
             self.refuse(link, Rejection::new(Code::NotMember, "S5", text));
-            self.close_link(link);
+            self.close_link(link, true);
             return;
         }
         match &mut entry.handshake {
@@ -270,13 +272,15 @@ impl Session {
             Handshake::Held { .. } | Handshake::Hello => {
                 let text = "a network peer proves a DID before it proved the session's secret";
                 self.refuse(link, Rejection::new(Code::NotMember, "S5", text));
-                self.close_link(link);
+                self.close_link(link, true);
                 return;
             }
         }
         if let Err(rejection) = self.judge_proof(link, sid, inv, auth, now) {
+            // A clock may be ours that is wrong, and too many links are a matter of room.
+            let ban = !matches!(rejection.code, Code::Clock | Code::Time | Code::Overflow);
             self.refuse(link, rejection);
-            self.close_link(link);
+            self.close_link(link, ban);
         }
     }
 
@@ -354,7 +358,7 @@ impl Session {
             Ok(false) => {}
             Err(rejection) => {
                 self.refuse(link, rejection.about(did));
-                self.close_link(link);
+                self.close_link(link, true);
             }
         }
     }
@@ -438,7 +442,7 @@ impl Session {
     pub(super) fn drop_waiting_for(&mut self, did: &Did, rejection: &Rejection) {
         for (link, _) in self.links_waiting_for(did) {
             self.refuse(link, rejection.clone().about(did.clone()));
-            self.close_link(link);
+            self.close_link(link, false);
         }
     }
 
@@ -593,15 +597,21 @@ impl Session {
             .iter()
             .filter(|(_, link)| link.proven().is_none() && link.deadline <= now);
         for link in slow.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.close_link(link);
+            self.close_link(link, false);
         }
     }
 
-    pub(super) fn close_link(&mut self, link: LinkId) {
+    /// Closes a link; `ban` if the other end is to blame.
+    pub(super) fn close_link(&mut self, link: LinkId, ban: bool) {
         if self.links.remove(&link).is_some() {
             self.unresolved.retain(|(from, _)| *from != link);
-            self.emit(Event::CloseLink(link));
+            self.emit(Event::CloseLink { link, ban });
         }
+    }
+
+    /// Refuses a link that there is no room or no use for.
+    fn turn_away(&mut self, link: LinkId) {
+        self.emit(Event::CloseLink { link, ban: false });
     }
 
     /// Refuses what the other end of a link is itself to blame for.
@@ -610,7 +620,7 @@ impl Session {
         if self.links.get_mut(&link).is_some_and(Link::strike) {
             let text = "was refused too often";
             self.refuse(link, Rejection::new(Code::Overflow, "S5", text));
-            self.close_link(link);
+            self.close_link(link, true);
         }
     }
 

@@ -120,6 +120,8 @@ pub struct Seen {
     pub states: Vec<State>,
     pub refused: Vec<(Option<Did>, Code, String)>,
     pub closed_links: Vec<LinkId>,
+    /// Those of them whose other end is to blame.
+    pub banned: Vec<LinkId>,
     pub persists: VecDeque<(PersistToken, Vec<u8>)>,
     pub resolves: VecDeque<Did>,
     pub signals: Vec<(Pid, Vec<u8>)>,
@@ -362,7 +364,10 @@ impl Table {
                 from, rejection, ..
             } => seen.refused.push((from, rejection.code, rejection.detail)),
             Event::Evidence { statements, .. } => seen.evidence.push(statements),
-            Event::CloseLink(link) => {
+            Event::CloseLink { link, ban } => {
+                if ban {
+                    seen.banned.push(link);
+                }
                 seen.closed_links.push(link);
                 self.cut(link.0);
             }

@@ -466,7 +466,7 @@ impl<'a> World<'a> {
                 self.drop_tunnels_of(index);
             }
             Event::Start => self.program_starts(index),
-            Event::CloseLink(link) => self.cut(link.0, Some(index)),
+            Event::CloseLink { link, .. } => self.cut(link.0, Some(index)),
             Event::Alarm(text) => {
                 self.monitor
                     .violated(Invariant::NoAlarm, now_ms, format!("{pid}: {text}"));

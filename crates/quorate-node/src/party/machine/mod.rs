@@ -286,7 +286,7 @@ impl Machine {
                 },
             ),
             Event::Evidence { pid, statements } => self.keep_evidence(pid, &statements),
-            Event::CloseLink(link) => self.close_link(link),
+            Event::CloseLink { link, ban } => self.close_link(link, ban),
             Event::Alarm(text) => tracing::error!(%text, "the session core raised an alarm"),
             Event::Closed(outcome) => return Ok(Some(outcome)),
         }
@@ -379,14 +379,16 @@ impl Machine {
         Ok(())
     }
 
-    fn close_link(&mut self, link: LinkId) {
+    fn close_link(&mut self, link: LinkId, ban: bool) {
         let stream = self
             .installed
             .as_mut()
             .and_then(|i| i.streams.remove(&link));
         // Without its sender a control stream ends by itself.
-        if stream.is_none() {
+        if stream.is_none() && ban {
             self.overlay.close_link(link.0);
+        } else if stream.is_none() {
+            self.overlay.drop_link(link.0);
         }
     }
 
