@@ -175,3 +175,45 @@ fn collect_rules(folder: &Path, named: &mut BTreeSet<String>) {
         }
     }
 }
+
+#[test]
+fn every_limit_in_the_protocol_exists_and_every_limit_of_the_session_is_there() {
+    let document = read("docs/protocol.md");
+    let rows = document
+        .lines()
+        .filter_map(|l| l.strip_prefix("| `")?.split('`').next());
+    let listed: BTreeSet<&str> = rows
+        .filter(|n| {
+            n.bytes()
+                .all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit())
+        })
+        .collect();
+    let mut sources = String::new();
+    collect_sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join(".."),
+        &mut sources,
+    );
+    for name in &listed {
+        assert!(
+            sources.contains(&format!("const {name}:")),
+            "{name} is no limit any more"
+        );
+    }
+    let limits = read("crates/quorate-session/src/limits.rs");
+    for name in limits
+        .lines()
+        .filter_map(|l| l.strip_prefix("pub const ")?.split(':').next())
+    {
+        assert!(listed.contains(name), "{name} is not in docs/protocol.md");
+    }
+}
+
+fn collect_sources(folder: &Path, sources: &mut String) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        if entry.path().is_dir() {
+            collect_sources(&entry.path(), sources);
+        } else if entry.path().extension().is_some_and(|e| e == "rs") {
+            sources.push_str(&fs::read_to_string(entry.path()).unwrap());
+        }
+    }
+}

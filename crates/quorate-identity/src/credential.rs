@@ -13,8 +13,6 @@ const CONTEXT_VC2: &str = "https://www.w3.org/ns/credentials/v2";
 const CONTEXT_QUORATE: &str = "https://quorate.org/ns/v1";
 /// Base type of every credential (VC 2.0, section 4.5).
 const BASE_TYPE: &str = "VerifiableCredential";
-/// Longest `id`, in bytes.
-const MAX_ID_BYTES: usize = 256;
 
 /// What a kind of credential says about its subject.
 pub trait Subject: Serialize + DeserializeOwned {
@@ -109,11 +107,11 @@ impl<S: Subject> Statement for Credential<S> {
     }
 
     fn check(&self) -> Result<(), Rejection> {
-        if self.id.len() > MAX_ID_BYTES || !self.id.starts_with("urn:uuid:") {
+        if !is_uuid_urn(&self.id) {
             return Err(Rejection::new(
                 Code::Format,
                 "V1",
-                "the credential's id is not a short urn:uuid",
+                "the credential's id is not a urn:uuid",
             ));
         }
         if self.valid_until < self.valid_from {
@@ -125,4 +123,16 @@ impl<S: Subject> Statement for Credential<S> {
         }
         self.subject.check()
     }
+}
+
+/// `urn:uuid:` and a UUID in lower-case hexadecimal (RFC 9562, section 4).
+fn is_uuid_urn(id: &str) -> bool {
+    let Some(uuid) = id.strip_prefix("urn:uuid:") else {
+        return false;
+    };
+    uuid.len() == 36
+        && uuid.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+        })
 }

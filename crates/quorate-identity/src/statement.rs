@@ -103,8 +103,13 @@ impl<T: Statement> Unverified<T> {
             ));
         }
         let payload = std::mem::take(&mut jws.payload);
-        let claims: T = serde_json::from_value(payload)
+        let claims: T = serde_json::from_value(payload.clone())
             .map_err(|e| Rejection::new(Code::Format, "J7", format!("not a {}: {e}", T::TYP)))?;
+        // Serde also reads arrays as structs, and absent members as null: one content has one text.
+        if serde_json::to_value(&claims).ok().as_ref() != Some(&payload) {
+            let why = format!("not a {}: not in its one form", T::TYP);
+            return Err(Rejection::new(Code::Format, "J7", why));
+        }
         claims.check()?;
         if jws.key_id.did() != claims.issuer() {
             return Err(Rejection::new(

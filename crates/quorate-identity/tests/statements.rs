@@ -277,6 +277,15 @@ fn a06_bombs_and_ambiguities_are_refused_without_growing() {
 }
 
 #[test]
+fn a06_an_array_in_the_place_of_an_object() {
+    let text = format!(r#"["{}",{},"x"]"#, key(1).did(), NOW.0);
+    assert_eq!(
+        code_of(&forge(&header(&key(1)), &text, &key(1))),
+        Code::Format
+    );
+}
+
+#[test]
 fn a07_any_flipped_bit_is_refused() {
     let honest = sign(join(), &key(1)).unwrap();
     for position in 0..honest.text().len() {

@@ -126,8 +126,12 @@ impl Frame {
             ));
         }
         let value = json::parse_strict(bytes)?;
-        let frame: Self = serde_json::from_value(value)
+        let frame: Self = serde_json::from_value(value.clone())
             .map_err(|e| Rejection::new(Code::Format, "S5", format!("not a frame: {e}")))?;
+        if serde_json::to_value(&frame).ok().as_ref() != Some(&value) {
+            let text = "not a frame: not in its one form";
+            return Err(Rejection::new(Code::Format, "S5", text));
+        }
         frame.check()?;
         Ok(frame)
     }

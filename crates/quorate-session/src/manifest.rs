@@ -156,7 +156,7 @@ pub fn check_path(path: &str) -> Result<(), Rejection> {
     if path.starts_with('/') || path.as_bytes().get(1) == Some(&b':') {
         return refuse("is absolute");
     }
-    if path.contains('\\') || path.chars().any(char::is_control) {
+    if path.contains('\\') || path.chars().any(crate::message::is_unprintable) {
         return refuse("has a backslash or a control character");
     }
     if path

@@ -54,8 +54,8 @@ const WIRE: &[&str] = &[
 ];
 /// Schemas of what the command line prints.
 const REPORTS: &[&str] = &["error", "event", "identity", "verification", "version"];
-/// Members that are null where there is nothing to say. They are always written, so the schemas want them; a reader takes
-/// their absence for null.
+/// Members that are null where there is nothing to say. They are always written, so the schemas want them, and a
+/// statement is compared with its one form; serde alone takes their absence for null.
 const NULLABLE: &[&str] = &[
     "invitation/credentialSubject/supersedes",
     "abort/roster",
