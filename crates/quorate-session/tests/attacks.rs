@@ -5,22 +5,12 @@
 mod common;
 
 use common::{
-    START, Table, draft, epoch_now, forge_join, invitation, invitation_of, key, resign_peer,
-    secret, setup, sign_unchecked, statement_in,
+    START, Table, confirm, draft, epoch_now, forge_join, inv, invitation, invitation_of, key,
+    refusal_of_new, resign_peer, secret, setup, sign_unchecked, statement_in, with_liar,
 };
-use quorate_identity::{Code, Digest, UnixMillis, UnixTime, Verified, sign};
-use quorate_session::{
-    Frame, Pid, RendezvousSecret, Roster, Session, State, Stored,
-    message::{Confirm, Join},
-};
-use std::time::{Duration, Instant};
-
-fn refusal_of_new(setup: quorate_session::Setup) -> Code {
-    Session::new(setup, UnixTime(START), Instant::now())
-        .err()
-        .unwrap()
-        .code
-}
+use quorate_identity::{Code, Digest, UnixTime, Verified, sign};
+use quorate_session::{Frame, Pid, RendezvousSecret, Roster, State, Stored, message::Join};
+use std::time::Duration;
 
 #[test]
 fn a09_a_party_that_is_not_listed_gets_no_session() {
@@ -144,29 +134,6 @@ fn a14_a_member_that_only_claims_another_invitation_accuses_nobody() {
     assert_eq!(table.refusals(0), [Code::NotMember]);
     table.run();
     assert_eq!(table.states(), [State::Running; 3]);
-}
-
-/// Two honest parties, 0 and 1, and a hand-driven party 2 linked to 0.
-fn with_liar() -> (Table, common::Outsider) {
-    let invitation = invitation(3);
-    let mut table = Table::empty();
-    for index in 0..2 {
-        table.seat(setup(
-            &invitation,
-            index,
-            None,
-            0x20 + u8::try_from(index).unwrap(),
-        ));
-        table.join(index);
-    }
-    table.link(0, 1);
-    table.run();
-    let liar = table.intrude_as_member(0, 2, 88);
-    (table, liar)
-}
-
-fn inv() -> Digest {
-    invitation(3).digest()
 }
 
 #[test]
@@ -383,19 +350,6 @@ fn a22_a_join_of_another_session_or_an_older_epoch_is_stale() {
     let held = table.seats[0].session.roster();
     table.say_statements(0, &liar, &[&older]);
     assert_eq!(table.seats[0].session.roster(), held);
-}
-
-fn confirm(roster: Digest, joins: Vec<Digest>, epoch: u64) -> String {
-    let confirm = Confirm {
-        v: 1,
-        iss: key(2).did(),
-        inv: inv(),
-        roster,
-        epoch: UnixMillis(epoch),
-        joins,
-        iat: UnixTime(START),
-    };
-    sign_unchecked(&confirm, &key(2))
 }
 
 #[test]

@@ -5,58 +5,15 @@
 mod common;
 
 use common::{
-    START, Table, draft, epoch_now, fingerprint, forge_join, invitation, invitation_of, key,
-    resign_peer, secret, setup, sign_unchecked,
+    START, Table, confirm, draft, epoch_now, fingerprint, forge_join, inv, invitation,
+    invitation_of, key, refusal_of_new, resign_peer, secret, setup, sign_unchecked, with_liar,
 };
 use quorate_identity::{B64, Code, Digest, UnixMillis, UnixTime};
 use quorate_session::{
     ContentDigest, Frame, Outcome, Pid, Session, State,
-    message::{Abort, Cancel, CodeText, Confirm, Kem, Ready},
+    message::{Abort, Cancel, CodeText, Kem, Ready},
 };
 use std::time::{Duration, Instant};
-
-fn refusal_of_new(setup: quorate_session::Setup) -> Code {
-    Session::new(setup, UnixTime(START), Instant::now())
-        .err()
-        .unwrap()
-        .code
-}
-
-/// Two honest parties, 0 and 1, and a hand-driven party 2 linked to 0.
-fn with_liar() -> (Table, common::Outsider) {
-    let invitation = invitation(3);
-    let mut table = Table::empty();
-    for index in 0..2 {
-        table.seat(setup(
-            &invitation,
-            index,
-            None,
-            0x20 + u8::try_from(index).unwrap(),
-        ));
-        table.join(index);
-    }
-    table.link(0, 1);
-    table.run();
-    let liar = table.intrude_as_member(0, 2, 88);
-    (table, liar)
-}
-
-fn inv() -> Digest {
-    invitation(3).digest()
-}
-
-fn confirm(roster: Digest, joins: Vec<Digest>, epoch: u64) -> String {
-    let confirm = Confirm {
-        v: 1,
-        iss: key(2).did(),
-        inv: inv(),
-        roster,
-        epoch: UnixMillis(epoch),
-        joins,
-        iat: UnixTime(START),
-    };
-    sign_unchecked(&confirm, &key(2))
-}
 
 #[test]
 fn a26_a_draft_without_protection_is_refused() {

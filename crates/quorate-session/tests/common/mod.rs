@@ -16,7 +16,8 @@ use quorate_session::{
     MeshPlan, Outcome, PartyDraft, PersistToken, Phase, Pid, ProgramReport, RendezvousSecret,
     Session, Setup, State, Stored, hello_tag,
     message::{
-        Hello, JOIN_KEM, Join, KemKey, Program, SameController, Times, peer_signature_input,
+        Confirm, Hello, JOIN_KEM, Join, KemKey, Program, SameController, Times,
+        peer_signature_input,
     },
 };
 use std::{
@@ -743,4 +744,50 @@ pub fn statement_in<T: Statement>(frames: &[Frame]) -> Option<Verified<T>> {
         let keys = DidKeyResolver.resolve(parsed.issuer())?.ok()?;
         parsed.verify(&keys, UnixTime(START)).ok()
     })
+}
+
+/// Two honest parties, 0 and 1, and a hand-driven party 2 linked to 0.
+pub fn with_liar() -> (Table, Outsider) {
+    let invitation = invitation(3);
+    let mut table = Table::empty();
+    for index in 0..2 {
+        table.seat(setup(
+            &invitation,
+            index,
+            None,
+            0x20 + u8::try_from(index).unwrap(),
+        ));
+        table.join(index);
+    }
+    table.link(0, 1);
+    table.run();
+    let liar = table.intrude_as_member(0, 2, 88);
+    (table, liar)
+}
+
+/// The name of the session of three.
+pub fn inv() -> Digest {
+    invitation(3).digest()
+}
+
+/// A confirm signed by party 2.
+pub fn confirm(roster: Digest, joins: Vec<Digest>, epoch: u64) -> String {
+    let confirm = Confirm {
+        v: 1,
+        iss: key(2).did(),
+        inv: inv(),
+        roster,
+        epoch: UnixMillis(epoch),
+        joins,
+        iat: UnixTime(START),
+    };
+    sign_unchecked(&confirm, &key(2))
+}
+
+/// Why there is no session of this setup.
+pub fn refusal_of_new(setup: Setup) -> Code {
+    Session::new(setup, UnixTime(START), Instant::now())
+        .err()
+        .unwrap()
+        .code
 }
