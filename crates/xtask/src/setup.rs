@@ -1,4 +1,5 @@
-//! What the checks need besides Rust: a C compiler, Python with venv, namespaces, cargo-deny.
+//! What the checks need besides Rust: a C compiler, Python with venv, namespaces and their
+//! interfaces, cargo-deny.
 
 use std::{
     env,
@@ -18,6 +19,8 @@ const NEEDED: &[(&str, &[&str], &str)] = &[
         "python3 python3-venv",
     ),
     ("unshare", &["--version"], "util-linux"),
+    ("nsenter", &["--version"], "util-linux"),
+    ("ip", &["-V"], "iproute2"),
     ("git", &["--version"], "git"),
 ];
 
