@@ -61,7 +61,7 @@ pub mod limits {
     /// TCP is done with them.
     pub const MAX_STREAMS_PER_PEER: usize = 64;
     /// Dropped streams of one peer that TCP may still be busy with; the oldest is reset.
-    pub const MAX_ORPHANS_PER_PEER: usize = 16;
+    pub const MAX_ORPHANS_PER_PEER: usize = 32;
     /// Sockets of the whole stack, whatever their state.
     pub const MAX_SOCKETS: usize = 1024;
     /// Sockets that wait for a connection on one port at a time.
@@ -69,7 +69,7 @@ pub mod limits {
     /// Connections on one port that have begun but are not established.
     pub const MAX_HALF_OPEN: usize = 64;
     /// Of these, by one peer, on all ports; more are reset.
-    pub const MAX_HALF_OPEN_PER_PEER: usize = 8;
+    pub const MAX_HALF_OPEN_PER_PEER: usize = 24;
     /// Connections nobody has accepted yet, per port; more are reset.
     pub const ACCEPT_QUEUE: usize = 64;
     /// How long a connection may take to be established.
