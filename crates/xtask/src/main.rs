@@ -77,12 +77,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// The workspace's folder.
+/// The workspace's folder. Cargo tells it at run time; what was compiled in may be the folder of
+/// another clone that shares the build cache.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let package = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package
         .join("../..")
         .canonicalize()
-        .expect("the workspace is where it was built")
+        .expect("the package lies in its workspace")
 }
 
 fn cargo(root: &Path) -> Command {
