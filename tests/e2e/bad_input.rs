@@ -429,6 +429,15 @@ fn private_arguments_need_not_stand_in_the_list_of_processes() {
 }
 
 #[test]
+fn stdin_is_one_thing_only() {
+    let world = World::new(&["alba"]);
+    let mut command = world.quorate(0);
+    command.args(["join", "-", "--private-args", "-"]);
+    command.stdin(fs::File::open(World::three().invite("vote", &[])).unwrap());
+    output(command).assert_refused("E_USAGE", 2);
+}
+
+#[test]
 fn a57_a_home_below_a_folder_of_everybody() {
     let world = World::new(&["alba"]);
     let open = world.path("open");

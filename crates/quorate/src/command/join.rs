@@ -29,6 +29,7 @@ pub fn run(global: &Global, mut args: JoinArgs) -> Result<ExitCode, Failure> {
     if args.with_parent {
         end_with_parent()?;
     }
+    check_stdin(&args)?;
     let home = home(global)?;
     let received = receive(&args.file)?;
     let invitation = received.invitation;
@@ -205,6 +206,16 @@ fn my_index(invitation: &Verified<Invitation>, key: &SigningKey) -> Result<usize
         .note("you are", did.to_string())
         .hint("give the organizer your DID, or use the identity that was invited with --home")
     })
+}
+
+/// What is read once cannot be two things.
+fn check_stdin(args: &JoinArgs) -> Result<(), Failure> {
+    let stdin = Path::new("-");
+    if args.file != stdin || args.private_args.as_deref() != Some(stdin) {
+        return Ok(());
+    }
+    let why = "stdin cannot be both the invitation and the private arguments";
+    Err(Failure::new(Code::Usage, why).hint("put one of them into a file"))
 }
 
 fn check_deadline(invitation: &Verified<Invitation>) -> Result<(), Failure> {
