@@ -82,6 +82,16 @@ codes! {
     Clock "E_CLOCK" 76 "This machine's clock is wrong." "Correct the clock.";
     Disk "E_DISK" 76 "A file could not be written." "Free space, or make the folder writable; --home chooses another folder.";
     State "E_STATE" 76 "A file or folder of quorate is damaged or unsafe." "Follow the hint, or choose another folder with --home.";
+    Ticket "E_TICKET" 2 "The ticket is not complete, or has a typing error." "Copy it again, or use the link or the QR code.";
+    Call "E_CALL" 73 "What the inviter serves is not the call that the ticket names." "Do not apply; ask the inviter for a new ticket by another channel.";
+    Full "E_FULL" 72 "No seat is free any more." "Ask the inviter to invite you again.";
+    NotAdmitted "E_NOT_ADMITTED" 74 "The inviter did not admit you." "Ask the inviter.";
+    Sealed "E_SEALED" 73 "It was sealed for somebody else, or was changed on the way." "Give the sender your card: quorate id card";
+    Contact "E_CONTACT" 2 "There is no such contact or group, or the name is taken." "See quorate contacts.";
+    Record "E_RECORD" 73 "The record of a session is incomplete, altered or mixed." "Ask another party for its copy of the record.";
+    NoSession "E_NO_SESSION" 2 "No such session is known here." "See quorate status.";
+    Engine "E_ENGINE" 76 "The engine of this session cannot be run on this machine." "Install the engine, or choose another one with --engine.";
+    Policy "E_POLICY" 77 "A rule set on this machine forbids it." "Change the option or the policy that the message names.";
     Usage "E_USAGE" 2 "The command line is wrong." "See quorate --help.";
     Internal "E_INTERNAL" 70 "quorate itself failed." "Please report it with the output of quorate -v.";
 }
