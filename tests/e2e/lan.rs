@@ -9,14 +9,14 @@ use std::{
 use crate::world::{QUORATE, Running, World, python};
 
 /// The namespaces, gone with this value.
-struct Lan {
+pub struct Lan {
     holder: Child,
     open: Option<ChildStdin>,
     machines: Vec<String>,
 }
 
 impl Lan {
-    fn new(machines: usize, extra: &[&str]) -> Self {
+    pub fn new(machines: usize, extra: &[&str]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/e2e/lan.sh");
         let mut holder = Command::new("unshare")
             .args([
@@ -48,17 +48,20 @@ impl Lan {
         }
     }
 
+    /// The words that bring a command onto one of the machines.
+    pub fn enter(&self, machine: usize) -> Vec<String> {
+        let pid = &self.machines[machine];
+        ["nsenter", "-t", pid, "-U", "-n", "--preserve-credentials"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
     /// A command on one of the machines.
     fn on(&self, machine: usize, words: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args([
-            "-t",
-            &self.machines[machine],
-            "-U",
-            "-n",
-            "--preserve-credentials",
-        ]);
+        let enter = self.enter(machine);
+        let mut command = Command::new(&enter[0]);
         command
+            .args(&enter[1..])
             .args(words)
             .env_remove("QUORATE_HOME")
             .stdin(Stdio::null());

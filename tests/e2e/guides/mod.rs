@@ -1,0 +1,196 @@
+//! The guides in `docs/guides/` are run as they are written: machines of a LAN, a person at each terminal.
+//!
+//! A block that begins with ```` ```console ```` is what one person sees. `noord$ COMMAND` is typed into a shell of
+//! the machine `noord`; the lines below have to appear in this order. `⏎` at the end of a line: what stands after the
+//! question was typed. `^C` on a line of its own is that key. A block ```` ```console noord ```` goes on with what runs
+//! on that machine. What a block with `file=NAME` holds is put into that file on every machine, or on `on=MACHINE`.
+//!
+//! What differs from run to run is not compared: numbers, and any text for `…`. A ticket or DID in the guide stands for
+//! the one that appears there, everywhere in the guide.
+
+mod journeys;
+mod transcript;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    lan::Lan,
+    pty::Terminal,
+    world::{QUORATE, eventually, python},
+};
+use transcript::{Expectation, Names, Step, steps};
+
+/// What a journey may cost the people in it.
+struct Budget {
+    commands: usize,
+    consents: usize,
+    messages: usize,
+}
+
+/// The machines of one guide and what runs on them.
+struct Stage {
+    folder: tempfile::TempDir,
+    lan: Lan,
+    machines: Vec<String>,
+    running: BTreeMap<String, (Terminal, usize)>,
+    names: Names,
+}
+
+impl Stage {
+    fn new(machines: usize) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("quorate-guide-")
+            .tempdir()
+            .unwrap();
+        let bin = folder.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink(QUORATE, bin.join("quorate")).unwrap();
+        Self {
+            folder,
+            lan: Lan::new(machines, &[]),
+            machines: Vec::new(),
+            running: BTreeMap::new(),
+            names: Names::default(),
+        }
+    }
+
+    /// The home folder of a machine's person, which is also where they are.
+    fn home(&self, machine: &str) -> PathBuf {
+        let home = self.folder.path().join(machine);
+        fs::create_dir_all(&home).unwrap();
+        home
+    }
+
+    fn run(&mut self, step: Step, known: &[String]) {
+        match step {
+            Step::File {
+                name,
+                machine,
+                content,
+            } => {
+                for machine in machine.map_or_else(|| known.to_vec(), |m| vec![m]) {
+                    let path = self.home(&machine).join(&name);
+                    fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    fs::write(path, &content).unwrap();
+                }
+            }
+            Step::Command { machine, command } => self.start(&machine, &command),
+            Step::Line {
+                machine,
+                expectation,
+            } => self.expect(&machine, &expectation),
+            Step::Interrupt { machine } => self.terminal(&machine).0.type_in("\x03"),
+        }
+    }
+
+    fn start(&mut self, machine: &str, command: &str) {
+        if let Some((mut before, _)) = self.running.remove(machine) {
+            before.end();
+        }
+        let command = self.names.fill(command);
+        if !self.machines.iter().any(|m| m == machine) {
+            self.machines.push(machine.to_owned());
+        }
+        let index = self.machines.iter().position(|m| m == machine).unwrap();
+        let home = self.home(machine);
+        let path = format!(
+            "{}:{}:{}",
+            self.folder.path().join("bin").display(),
+            python().parent().unwrap().display(),
+            std::env::var("PATH").unwrap_or_default()
+        );
+        let mut words = self.lan.enter(index);
+        words.extend(["sh".into(), "-c".into(), command]);
+        let terminal = Terminal::start(&words, |process| {
+            process
+                .current_dir(&home)
+                .env("HOME", &home)
+                .env("PATH", path)
+                .env("PAGER", "cat");
+            for variable in [
+                "QUORATE_HOME",
+                "XDG_RUNTIME_DIR",
+                "XDG_DATA_HOME",
+                "XDG_STATE_HOME",
+                "RUST_LOG",
+            ] {
+                process.env_remove(variable);
+            }
+        });
+        self.running.insert(machine.to_owned(), (terminal, 0));
+    }
+
+    fn terminal(&mut self, machine: &str) -> &mut (Terminal, usize) {
+        self.running
+            .get_mut(machine)
+            .unwrap_or_else(|| panic!("nothing runs on {machine}"))
+    }
+
+    fn expect(&mut self, machine: &str, expectation: &Expectation) {
+        let (terminal, read) = self.running.get_mut(machine).expect("something runs there");
+        let names = &mut self.names;
+        let what = format!("{machine}: {}", expectation.text);
+        let next = terminal.wait_for(&what, |shown| {
+            expectation
+                .find(&shown[*read..], names)
+                .map(|end| *read + end)
+        });
+        *read = next;
+        if let Some(keys) = &expectation.typed {
+            terminal.type_in(&format!("{keys}\n"));
+        }
+    }
+
+    /// Waits for all that runs, and looks for what is left.
+    fn finish(mut self) {
+        for (machine, (mut terminal, _)) in std::mem::take(&mut self.running) {
+            let (_, shown) = terminal.end();
+            assert!(!shown.contains("panicked"), "{machine}:\n{shown}");
+        }
+        let mark = self.folder.path().to_string_lossy().into_owned();
+        eventually("no process of the guide is left", || {
+            let processes = fs::read_dir("/proc").unwrap().flatten();
+            !processes
+                .filter_map(|p| fs::read(p.path().join("environ")).ok())
+                .any(|e| String::from_utf8_lossy(&e).contains(&format!("HOME={mark}")))
+        });
+        for machine in &self.machines {
+            let run = self.home(machine).join(".local/state/quorate/run");
+            let left: Vec<_> = fs::read_dir(&run).into_iter().flatten().flatten().collect();
+            assert!(left.is_empty(), "left on {machine}: {left:?}");
+        }
+    }
+}
+
+/// Runs a guide and counts what it asked of people.
+fn run(name: &str, budget: &Budget) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs/guides")
+        .join(name);
+    let text = fs::read_to_string(&path).unwrap();
+    let steps = steps(&text);
+    let mut machines: Vec<String> = Vec::new();
+    for step in &steps {
+        if let Step::Command { machine, .. } = step
+            && !machines.contains(machine)
+        {
+            machines.push(machine.clone());
+        }
+    }
+    let spent = transcript::spent(&text, &steps);
+    assert!(
+        spent.commands <= budget.commands
+            && spent.consents <= budget.consents
+            && spent.messages <= budget.messages,
+        "{name} asks more of people than it may: {spent:?}"
+    );
+    let mut stage = Stage::new(machines.len());
+    for step in steps {
+        stage.run(step, &machines);
+    }
+    stage.finish();
+}
