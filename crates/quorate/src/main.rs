@@ -7,6 +7,7 @@ mod command;
 mod consent;
 mod failure;
 mod invitation;
+mod part;
 mod report;
 mod text;
 

@@ -1,8 +1,12 @@
 //! What can be written on the command line.
 
+mod part;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+pub use part::PartArgs;
 
 /// Secure multiparty computation between people who name each other by DID.
 ///
@@ -185,27 +189,14 @@ pub struct JoinArgs {
     /// Your copy of the program, if it is not carried in quorate.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
-    /// Python with MPyC to use.
-    #[arg(long, value_name = "PATH")]
-    pub python: Option<PathBuf>,
-    /// Agree without being asked.
-    #[arg(short, long)]
-    pub yes: bool,
-    /// All parties are on this machine: use loopback only.
-    #[arg(long)]
-    pub local: bool,
-    /// Address of another party, such as /ip4/192.168.1.7/tcp/40123; repeat for more.
-    #[arg(long, value_name = "ADDR")]
-    pub at: Vec<String>,
-    /// Your private arguments, one a line, in a file (`-` for stdin): unlike those on the command
-    /// line, other users of this machine cannot see them in the list of processes.
-    #[arg(long, value_name = "FILE", conflicts_with = "args")]
-    pub private_args: Option<PathBuf>,
-    /// End when the process that started this one ends.
-    #[arg(long, hide = true)]
-    pub with_parent: bool,
+    #[command(flatten)]
+    pub part: PartArgs,
     /// Your private arguments of the program; they stay on this machine.
-    #[arg(last = true, value_name = "PRIVATE ARGS")]
+    #[arg(
+        last = true,
+        value_name = "PRIVATE ARGS",
+        conflicts_with = "private_args"
+    )]
     pub args: Vec<String>,
 }
 

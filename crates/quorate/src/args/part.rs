@@ -1,0 +1,29 @@
+//! How this party takes part: shared by the commands that lead into a session.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+/// What only this party decides; nothing of it is told to the others.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct PartArgs {
+    /// Python with MPyC to use.
+    #[arg(long, value_name = "PATH", help_heading = "Taking part")]
+    pub python: Option<PathBuf>,
+    /// Agree without being asked.
+    #[arg(short, long, help_heading = "Taking part")]
+    pub yes: bool,
+    /// All parties are on this machine: use loopback only.
+    #[arg(long, help_heading = "Taking part")]
+    pub local: bool,
+    /// Address of another party, such as /ip4/192.168.1.7/tcp/40123; repeat for more.
+    #[arg(long, value_name = "ADDR", help_heading = "Taking part")]
+    pub at: Vec<String>,
+    /// Your private arguments, one a line, in a file (`-` for stdin): unlike those on the command
+    /// line, other users of this machine cannot see them in the list of processes.
+    #[arg(long, value_name = "FILE", help_heading = "Taking part")]
+    pub private_args: Option<PathBuf>,
+    /// End when the process that started this one ends.
+    #[arg(long, hide = true)]
+    pub with_parent: bool,
+}

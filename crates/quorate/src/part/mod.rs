@@ -1,0 +1,211 @@
+//! One person's part in one session: the same for every command that leads into one.
+//!
+//! ```text
+//! join FILE ─┐
+//! join TICKET┤                  check me, deadline        show, ask
+//! join       ┼─ invitation ──►  program, Python   ──►  (unless agreed) ──► party::run ──► exit code
+//! invite     ┤   + bundle
+//! again, run ┘
+//! ```
+//!
+//! One wish to stop (Ctrl-C, SIGTERM, SIGHUP) serves all phases: before the session it ends the
+//! command, in the session it is passed on, so that the others are told.
+
+mod outcome;
+mod process;
+mod readiness;
+
+use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
+
+use quorate_identity::{Code, Verified};
+use quorate_node::{
+    files::{Home, IdentityFile, ProgramFiles},
+    party::{self, EVENT_QUEUE, PartyConfig, Scope, Stop},
+};
+use quorate_session::{Bundle, Invitation};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    args::{Global, PartArgs},
+    command::home,
+    consent,
+    failure::Failure,
+    invitation::{describe, read_text},
+    report::Report,
+    text,
+};
+
+pub use readiness::Prepared;
+
+/// How long the runtime may take to let go of what it still holds.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// What this party decided on its command line.
+#[derive(Clone)]
+pub struct Options {
+    /// Where its copy of the program is, if quorate does not carry it.
+    pub program_path: Option<PathBuf>,
+    /// Its copy of the program, where it is at hand already.
+    pub program: Option<ProgramFiles>,
+    pub python: Option<PathBuf>,
+    pub yes: bool,
+    pub scope: Scope,
+    /// Addresses to try.
+    pub at: Vec<String>,
+    pub private_args: Vec<String>,
+}
+
+impl Options {
+    /// Reads the options; the private arguments come from `args` or from the file that was named.
+    pub fn new(part: PartArgs, args: Vec<String>) -> Result<Self, Failure> {
+        let private_args = match &part.private_args {
+            Some(file) => read_text(file)?.lines().map(str::to_owned).collect(),
+            None => args,
+        };
+        Ok(Self {
+            program_path: None,
+            program: None,
+            python: part.python,
+            yes: part.yes,
+            scope: if part.local { Scope::Local } else { Scope::Lan },
+            at: part.at,
+            private_args,
+        })
+    }
+}
+
+/// The person at this command: who they are, where their files are, and whether they want to stop.
+pub struct User<'g> {
+    pub global: &'g Global,
+    pub home: Home,
+    pub identity: IdentityFile,
+    pub stop: watch::Receiver<Stop>,
+}
+
+impl User<'_> {
+    /// What `work` gives, unless the user stops the command before.
+    pub async fn unless_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|s| *s != Stop::No) => Err(stopped()),
+            done = work => done,
+        }
+    }
+
+    /// Shows lines to people; `--quiet` and `--json` have none.
+    pub fn show(&self, lines: impl IntoIterator<Item = String>) {
+        if !self.global.quiet && !self.global.json {
+            lines.into_iter().for_each(text::say);
+        }
+    }
+}
+
+/// The user stopped the command before a session began.
+pub fn stopped() -> Failure {
+    Failure::new(Code::Interrupted, "stopped by the user")
+}
+
+/// Makes what every waiting command needs (protected memory, identity, runtime, signals), runs `work`
+/// and lets go of everything.
+pub fn with_user<'g, F>(
+    global: &'g Global,
+    with_parent: bool,
+    work: impl FnOnce(User<'g>) -> F,
+) -> Result<ExitCode, Failure>
+where
+    F: Future<Output = Result<ExitCode, Failure>> + 'g,
+{
+    process::protect_memory();
+    if with_parent {
+        process::end_with_parent()?;
+    }
+    let home = home(global)?;
+    let (identity, _) = IdentityFile::load_or_create(&home)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(Code::Internal, format!("no runtime: {e}")))?;
+    let (wish, stop) = watch::channel(Stop::No);
+    runtime.spawn(process::watch_signals(wish));
+    let user = User {
+        global,
+        home,
+        identity,
+        stop,
+    };
+    // Boxed: it holds the states of all phases.
+    let done = runtime.block_on(Box::pin(work(user)));
+    // The program's last output is flushed by now; nothing else may keep the process alive.
+    runtime.shutdown_timeout(LET_GO);
+    done
+}
+
+/// An invitation that verified, with the means to find the others.
+#[derive(Clone)]
+pub struct Invited {
+    pub invitation: Verified<Invitation>,
+    pub bundle: Bundle,
+}
+
+/// From an invitation to the end of its session.
+pub async fn take_part(
+    user: &User<'_>,
+    invited: Invited,
+    options: Options,
+) -> Result<ExitCode, Failure> {
+    let Invited { invitation, bundle } = invited;
+    let me = readiness::my_index(&invitation, &user.identity.key)?;
+    readiness::check_deadline(invitation.subject.time.join_by)?;
+    readiness::check_paths(&invitation)?;
+    let prepared = user
+        .unless_stopped(Prepared::find(&invitation.subject.program, &options))
+        .await?;
+    user.show(describe(&invitation));
+    user.show([
+        text::row("yours", &prepared.line(options.private_args.len())),
+        text::row(
+            "others see",
+            "your DID, your name above, your network address; shares; what the program opens to all",
+        ),
+    ]);
+    if !options.yes {
+        user.unless_stopped(consent::ask(user.global, "Take part?"))
+            .await?;
+    }
+    let config = PartyConfig {
+        fingerprint: prepared.fingerprint(),
+        addresses: bundle.hints.iter().chain(&options.at).cloned().collect(),
+        secret: bundle.secret,
+        key: user.identity.key.clone(),
+        program: prepared.program,
+        python: prepared.python.path,
+        private_args: options.private_args,
+        working_folder: std::env::current_dir().unwrap_or_else(|_| "/".into()),
+        scope: options.scope,
+        check_own_program: true,
+        home: user.home.clone(),
+        stdout: Box::new(|| Box::new(tokio::io::stdout())),
+        stderr: Box::new(|| Box::new(tokio::io::stderr())),
+        invitation,
+    };
+    run(user, config, me).await
+}
+
+async fn run(user: &User<'_>, config: PartyConfig, me: usize) -> Result<ExitCode, Failure> {
+    let local = config.scope == Scope::Local;
+    let invitation = config.invitation.clone();
+    let mut report = Report::new(user.global, &invitation, me, local);
+    let (events, mut shown) = mpsc::channel(EVENT_QUEUE);
+    let run = tokio::spawn(party::run(config, events, user.stop.clone()));
+    while let Some(event) = shown.recv().await {
+        report.show(&event);
+    }
+    let outcome = run
+        .await
+        .map_err(|e| Failure::new(Code::Internal, e.to_string()))??;
+    outcome::conclude(&invitation, &report, me, outcome)
+}

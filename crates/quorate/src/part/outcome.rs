@@ -1,0 +1,60 @@
+//! How a session ended, in the words of the command line.
+
+use std::process::ExitCode;
+
+use quorate_identity::{Code, Verified};
+use quorate_session::{Invitation, Outcome, Pid};
+
+use crate::{failure::Failure, report::Report, text};
+
+/// Says how it ended and gives the exit code.
+pub fn conclude(
+    invitation: &Verified<Invitation>,
+    report: &Report,
+    me: usize,
+    outcome: Outcome,
+) -> Result<ExitCode, Failure> {
+    match outcome {
+        Outcome::Finished { exits, .. } => {
+            report.finished(exits.iter().filter(|e| **e == Some(0)).count());
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Failed {
+            code,
+            whom,
+            detail,
+            receipts,
+        } => {
+            let mut failure = Failure::new(seen_from(code, whom, me), detail);
+            if let Some(pid) = whom {
+                let party = invitation.subject.parties.get(pid.index());
+                let who = party.map_or_else(
+                    || format!("party {pid}"),
+                    |p| format!("{} ({})", text::foreign(&p.name), p.did),
+                );
+                failure = failure.note("who", who);
+            }
+            let effect = if report.ran() {
+                "the program was stopped; no result came from this run"
+            } else {
+                "no program was started"
+            };
+            failure = failure.note("effect", effect);
+            if !receipts.is_empty() {
+                failure = failure.note(
+                    "receipts",
+                    format!("{} signed that it ended so", receipts.len()),
+                );
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// What another party's own trouble (its disk, its user, its Python) means here: it left.
+fn seen_from(code: Code, whom: Option<Pid>, me: usize) -> Code {
+    match (code.exit_code(), whom) {
+        (76 | 74 | 130, Some(pid)) if pid.index() != me => Code::PartyLeft,
+        _ => code,
+    }
+}
