@@ -15,7 +15,7 @@ use crate::world::{QUORATE, World, program, python};
 const MARKER: &[u8] = b"PLAINTEXT-OF-A-SHARE-";
 
 /// Runs commands in a network namespace of their own and gives what they said and every frame.
-fn recorded(world: &World, commands: &Value) -> (Value, Vec<Vec<u8>>) {
+pub fn recorded(world: &World, commands: &Value) -> (Value, Vec<Vec<u8>>) {
     let out = world.path("frames");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/e2e/capture.py");
     let mut child = Command::new("unshare")
@@ -55,7 +55,7 @@ fn recorded(world: &World, commands: &Value) -> (Value, Vec<Vec<u8>>) {
     (serde_json::from_slice(&ended.stdout).unwrap(), frames)
 }
 
-fn contains(frame: &[u8], words: &[u8]) -> bool {
+pub fn contains(frame: &[u8], words: &[u8]) -> bool {
     frame.windows(words.len()).any(|w| w == words)
 }
 

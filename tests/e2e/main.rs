@@ -14,5 +14,6 @@ mod identity;
 mod insider;
 mod lan;
 mod pty;
+mod secrets;
 mod three_shells;
 mod world;
