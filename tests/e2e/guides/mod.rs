@@ -5,10 +5,14 @@
 //! question was typed. `^C` on a line of its own is that key. A block ```` ```console noord ```` goes on with what runs
 //! on that machine. What a block with `file=NAME` holds is put into that file on every machine, or on `on=MACHINE`.
 //!
+//! `**noord → send `FILE` to sud and ost.**` copies a file; `<!-- expired on noord: FILE → NEW -->` makes one that no
+//! command makes.
+//!
 //! What differs from run to run is not compared: numbers, and any text for `…`. A ticket or DID in the guide stands for
 //! the one that appears there, everywhere in the guide.
 
 mod journeys;
+mod prepared;
 mod transcript;
 
 use std::{
@@ -84,13 +88,35 @@ impl Stage {
                 expectation,
             } => self.expect(&machine, &expectation),
             Step::Interrupt { machine } => self.terminal(&machine).0.type_in("\x03"),
+            Step::Send { from, file, to } => {
+                self.settle(&from);
+                for machine in to {
+                    let copy = self.home(&machine).join(&file);
+                    fs::copy(self.home(&from).join(&file), copy).unwrap();
+                }
+            }
+            Step::Prepare {
+                how,
+                machine,
+                from,
+                to,
+            } => {
+                self.settle(&machine);
+                prepared::prepare(&how, &self.home(&machine), &from, &to);
+            }
+        }
+    }
+
+    /// Waits until what runs on a machine has ended.
+    fn settle(&mut self, machine: &str) {
+        if let Some((mut before, _)) = self.running.remove(machine) {
+            let (_, shown) = before.end();
+            assert!(!shown.contains("panicked"), "{machine}:\n{shown}");
         }
     }
 
     fn start(&mut self, machine: &str, command: &str) {
-        if let Some((mut before, _)) = self.running.remove(machine) {
-            before.end();
-        }
+        self.settle(machine);
         let command = self.names.fill(command);
         if !self.machines.iter().any(|m| m == machine) {
             self.machines.push(machine.to_owned());
@@ -147,9 +173,8 @@ impl Stage {
 
     /// Waits for all that runs, and looks for what is left.
     fn finish(mut self) {
-        for (machine, (mut terminal, _)) in std::mem::take(&mut self.running) {
-            let (_, shown) = terminal.end();
-            assert!(!shown.contains("panicked"), "{machine}:\n{shown}");
+        for machine in self.machines.clone() {
+            self.settle(&machine);
         }
         let mark = self.folder.path().to_string_lossy().into_owned();
         eventually("no process of the guide is left", || {

@@ -20,6 +20,44 @@ pub enum Step {
     },
     /// Press Ctrl-C.
     Interrupt { machine: String },
+    /// Hand a file to others.
+    Send {
+        from: String,
+        file: String,
+        to: Vec<String>,
+    },
+    /// What time or an attacker makes of a file, as no command does.
+    Prepare {
+        how: String,
+        machine: String,
+        from: String,
+        to: String,
+    },
+}
+
+/// The line that says which file goes from whom to whom.
+fn sending(line: &str) -> Option<Step> {
+    let (from, rest) = line.strip_prefix("**")?.split_once(" → send `")?;
+    let (file, rest) = rest.split_once("` to ")?;
+    let to = rest.trim_end_matches(['*', '.']).replace(" and ", ", ");
+    Some(Step::Send {
+        from: from.into(),
+        file: file.into(),
+        to: to.split(", ").map(str::to_owned).collect(),
+    })
+}
+
+/// `<!-- HOW on MACHINE: FROM → TO -->`
+fn preparation(line: &str) -> Option<Step> {
+    let (how, rest) = line.strip_prefix("<!-- ")?.split_once(" on ")?;
+    let (machine, rest) = rest.strip_suffix(" -->")?.split_once(": ")?;
+    let (from, to) = rest.split_once(" → ")?;
+    Some(Step::Prepare {
+        how: how.into(),
+        machine: machine.into(),
+        from: from.into(),
+        to: to.into(),
+    })
 }
 
 /// A line that has to appear, and what is typed then.
@@ -50,6 +88,7 @@ pub fn steps(guide: &str) -> Vec<Step> {
     let mut lines = guide.lines();
     while let Some(line) = lines.next() {
         let Some(kind) = line.strip_prefix("```") else {
+            steps.extend(sending(line).or_else(|| preparation(line)));
             continue;
         };
         let block: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
@@ -203,6 +242,12 @@ fn match_words(
 const NAMES: &[&str] = &["qrt1", "did:key:", "https://quorate.org/"];
 
 fn match_word(wanted: &str, there: &str, names: &mut BTreeMap<String, String>) -> bool {
+    if let Some((wanted, there)) = wanted.strip_prefix('(').zip(there.strip_prefix('(')) {
+        return match_word(wanted, there, names);
+    }
+    if let Some((wanted, there)) = wanted.strip_suffix(')').zip(there.strip_suffix(')')) {
+        return match_word(wanted, there, names);
+    }
     if let Some(kind) = NAMES.iter().find(|kind| wanted.starts_with(**kind)) {
         return there.starts_with(kind)
             && names

@@ -68,7 +68,9 @@ impl ProgramFiles {
                 .to_owned(),
         };
         let content = read_regular(path)?;
-        let folder = path.parent().map(Path::to_owned);
+        // `program.py` alone has the empty path as its parent, which is no folder to run in.
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = whole.parent().map(Path::to_owned);
         Self::of(name.clone(), vec![(name, content)], folder)
     }
 
