@@ -27,6 +27,7 @@ const KNOWN_TYPES: &[&str] = &[
     "quorate-abort+jwt",
     "quorate-cancel+jwt",
     "quorate-receipt+jwt",
+    "quorate-apply+jwt",
 ];
 
 /// The parts of a compact JWS whose shape is right; nothing is verified yet.

@@ -29,13 +29,18 @@ mod roster;
 mod session;
 mod statement;
 mod stored;
+mod ticket;
+mod words;
 
 pub use address::overlay_address;
 pub use bundle::{Bundle, RendezvousSecret};
 pub use keys::Psk;
 pub use link::{Frame, LinkId, LinkKind, hello_tag};
 pub use manifest::{ContentDigest, ManifestEntry, check_path, manifest_digest};
-pub use message::{Fingerprint, Invitation, InvitationDraft, InvitationSubject, PartyDraft, Pid};
+pub use message::{
+    Apply, Call, CallDraft, CallSubject, Card, Fingerprint, Invitation, InvitationDraft,
+    InvitationSubject, PartyDraft, Pid,
+};
 pub use peer_id::PeerId;
 pub use roster::{Member, Roster};
 #[cfg(feature = "broken-variants")]
@@ -46,3 +51,7 @@ pub use session::{
     Session, Setup, State, Usage,
 };
 pub use stored::{Closure, Stored};
+pub use ticket::Ticket;
+pub use words::{
+    ADMISSION_WORDS, SAFETY_WORDS, admission_commitment, admission_words, safety_words,
+};

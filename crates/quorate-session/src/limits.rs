@@ -54,6 +54,19 @@ pub const MAX_MANIFEST_ENTRIES: usize = 4096;
 /// Bytes of one path in a manifest.
 pub const MAX_PATH_BYTES: usize = 512;
 
+// --- First contact ----------------------------------------------------------------------------------------------------
+
+/// Characters of a ticket in any of its forms.
+pub const MAX_TICKET_CHARS: usize = 1024;
+/// Addresses in a ticket.
+pub const MAX_TICKET_HINTS: usize = 2;
+/// Longest validity of a card, in seconds (two years).
+pub const MAX_CARD_SECONDS: i64 = 2 * 366 * 24 * 3600;
+/// Bytes of a card.
+pub const MAX_CARD_BYTES: usize = 8 * 1024;
+/// Lifetime of an application, in seconds.
+pub const APPLY_LIFETIME_SECONDS: i64 = 120;
+
 // --- Statements -------------------------------------------------------------------------------------------------------
 
 /// How far a join's epoch may lie in the future, in milliseconds (5 min): a stolen key cannot lock its owner out.

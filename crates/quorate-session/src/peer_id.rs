@@ -27,6 +27,16 @@ impl PeerId {
         Self(*key.as_bytes())
     }
 
+    /// The PeerId of these 32 bytes of key, which may be no key at all; see [`public_key`](Self::public_key).
+    pub(crate) fn from_bytes(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    /// The 32 bytes of its key.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The Ed25519 key behind it; refused if the bytes are not a usable point.
     pub fn public_key(&self) -> Result<PublicKey, Rejection> {
         PublicKey::from_bytes(&self.0)

@@ -255,65 +255,79 @@ impl InvitationSubject {
         }
         Ok(())
     }
+}
 
-    fn check_mpc(&self) -> Result<(), Rejection> {
-        let Mpc {
-            engine,
-            version,
-            m,
-            t,
-            prss,
-            bit_length,
-            sec_param,
-            word,
-            python,
-        } = &self.mpc;
-        if engine != "mpyc" {
-            return Err(Rejection::new(
-                Code::Version,
-                "S3",
-                "the only engine of this version is mpyc",
-            ));
-        }
-        if version.len() > MAX_VERSION_BYTES || python.len() > MAX_VERSION_BYTES {
-            return Err(limit("a version is too long".into()));
-        }
-        check_text(
-            "a version",
-            &format!("{version}{python}"),
-            2 * MAX_VERSION_BYTES,
-        )?;
-        check_threshold(*m, *t, self.policy.zero_threshold)?;
-        if *prss && prss_keys(*m, *t) > MAX_PRSS_KEYS {
-            return Err(limit(format!(
-                "{m} parties with threshold {t} need too many keys; switch PRSS off"
-            )));
-        }
-        let in_range = |value: &Option<u16>| value.is_none_or(|value| (1..=4096).contains(&value));
-        if !in_range(bit_length) || !in_range(sec_param) || ![32, 64].contains(word) {
-            return Err(limit(
-                "bit length, security parameter or word size is out of range".into(),
-            ));
-        }
-        Ok(())
+/// The computation's parameters, of an invitation or a call.
+pub(super) fn check_mpc(mpc: &Mpc, policy: &Policy) -> Result<(), Rejection> {
+    let Mpc {
+        engine,
+        version,
+        m,
+        t,
+        prss,
+        bit_length,
+        sec_param,
+        word,
+        python,
+    } = mpc;
+    if engine != "mpyc" {
+        return Err(Rejection::new(
+            Code::Version,
+            "S3",
+            "the only engine of this version is mpyc",
+        ));
     }
-
-    fn check_program(&self) -> Result<(), Rejection> {
-        check_path(&self.program.entry)?;
-        let args = &self.program.args;
-        if args.len() > MAX_ARGS || args.iter().any(|arg| arg.len() > MAX_ARG_BYTES) {
-            return Err(limit(format!(
-                "more than {MAX_ARGS} arguments, or one above {MAX_ARG_BYTES} bytes"
-            )));
-        }
-        args.iter()
-            .try_for_each(|arg| check_text("an argument", arg, MAX_ARG_BYTES))
+    if version.len() > MAX_VERSION_BYTES || python.len() > MAX_VERSION_BYTES {
+        return Err(limit("a version is too long".into()));
     }
+    check_text(
+        "a version",
+        &format!("{version}{python}"),
+        2 * MAX_VERSION_BYTES,
+    )?;
+    check_threshold(*m, *t, policy.zero_threshold)?;
+    if *prss && prss_keys(*m, *t) > MAX_PRSS_KEYS {
+        return Err(limit(format!(
+            "{m} parties with threshold {t} need too many keys; switch PRSS off"
+        )));
+    }
+    let in_range = |value: &Option<u16>| value.is_none_or(|value| (1..=4096).contains(&value));
+    if !in_range(bit_length) || !in_range(sec_param) || ![32, 64].contains(word) {
+        return Err(limit(
+            "bit length, security parameter or word size is out of range".into(),
+        ));
+    }
+    Ok(())
+}
 
-    fn check_net(&self) -> Result<(), Rejection> {
-        if self.net.port <= MIN_PORT || !MTU_RANGE.contains(&self.net.mtu) {
-            return Err(limit("port or MTU is out of range".into()));
-        }
+/// The program, of an invitation or a call.
+pub(super) fn check_program(program: &Program) -> Result<(), Rejection> {
+    check_path(&program.entry)?;
+    let args = &program.args;
+    if args.len() > MAX_ARGS || args.iter().any(|arg| arg.len() > MAX_ARG_BYTES) {
+        return Err(limit(format!(
+            "more than {MAX_ARGS} arguments, or one above {MAX_ARG_BYTES} bytes"
+        )));
+    }
+    args.iter()
+        .try_for_each(|arg| check_text("an argument", arg, MAX_ARG_BYTES))
+}
+
+/// The network inside the tunnel and what is allowed, of an invitation or a call.
+pub(super) fn check_net_and_policy(net: &Net, policy: &Policy) -> Result<(), Rejection> {
+    if net.port <= MIN_PORT || !MTU_RANGE.contains(&net.mtu) {
+        return Err(limit("port or MTU is out of range".into()));
+    }
+    if policy.rejoin > MAX_REJOIN {
+        return Err(limit(format!(
+            "a party may join again {MAX_REJOIN} times at most"
+        )));
+    }
+    Ok(())
+}
+
+impl InvitationSubject {
+    fn check_rendezvous(&self) -> Result<(), Rejection> {
         let Rendezvous {
             dht,
             bootstrap,
@@ -333,13 +347,15 @@ impl InvitationSubject {
             .chain([dht])
             .try_for_each(|text| check_text("an address", text, MAX_ADDRESS_BYTES))
     }
+}
 
-    fn check_times(&self) -> Result<(), Rejection> {
-        let Times {
+impl Times {
+    pub(super) fn check(&self) -> Result<(), Rejection> {
+        let Self {
             join_by,
             start_by,
             end_by,
-        } = self.time;
+        } = *self;
         if join_by.0 < 0 || join_by > start_by || start_by > end_by {
             return Err(Rejection::new(
                 Code::Time,
@@ -359,16 +375,11 @@ impl Subject for InvitationSubject {
         check_text("the title", &self.title, MAX_TITLE_CHARS)?;
         check_text("the purpose", &self.purpose, MAX_PURPOSE_CHARS)?;
         self.check_parties()?;
-        self.check_mpc()?;
-        self.check_program()?;
-        self.check_net()?;
-        self.check_times()?;
-        if self.policy.rejoin > MAX_REJOIN {
-            return Err(limit(format!(
-                "a party may join again {MAX_REJOIN} times at most"
-            )));
-        }
-        Ok(())
+        check_mpc(&self.mpc, &self.policy)?;
+        check_program(&self.program)?;
+        check_net_and_policy(&self.net, &self.policy)?;
+        self.check_rendezvous()?;
+        self.time.check()
     }
 }
 
@@ -471,7 +482,51 @@ pub struct InvitationDraft {
     pub rejoin: u8,
 }
 
+/// What a draft says that a call says too.
+pub(super) struct Terms {
+    pub mpc: Mpc,
+    pub net: Net,
+    pub policy: Policy,
+}
+
 impl InvitationDraft {
+    /// The terms for `m` parties.
+    pub(super) fn terms(&self, m: u16) -> Result<Terms, Rejection> {
+        if usize::from(m) > MAX_PARTIES {
+            return Err(limit(format!("{m} parties; {MAX_PARTIES} are possible")));
+        }
+        let t = self.threshold.unwrap_or_else(|| default_threshold(m));
+        check_threshold(m, t, self.zero_threshold)?;
+        let prss = self
+            .prss
+            .unwrap_or_else(|| prss_keys(m, t) <= MAX_PRSS_KEYS);
+        Ok(Terms {
+            mpc: Mpc {
+                engine: "mpyc".into(),
+                version: self.mpyc.clone(),
+                m,
+                t,
+                prss,
+                bit_length: None,
+                sec_param: None,
+                word: self.word,
+                python: self.python.clone(),
+            },
+            net: Net {
+                port: self.port,
+                mtu: *MTU_RANGE.start(),
+                path: PathPolicy::Any,
+            },
+            policy: Policy {
+                pq: PostQuantum::Required,
+                zero_threshold: self.zero_threshold,
+                same_controller: self.same_controller,
+                rejoin: self.rejoin,
+                receipt: ReceiptPolicy::All,
+            },
+        })
+    }
+
     /// The invitation, ready to be signed. `uuid` and `sid` are random bytes, `secret` the rendezvous secret that the
     /// bundle will carry.
     pub fn build(
@@ -481,14 +536,7 @@ impl InvitationDraft {
         secret: &RendezvousSecret,
     ) -> Result<Invitation, Rejection> {
         let m = u16::try_from(self.parties.len()).map_err(|_| limit("too many parties".into()))?;
-        if usize::from(m) > MAX_PARTIES {
-            return Err(limit(format!("{m} parties; {MAX_PARTIES} are possible")));
-        }
-        let t = self.threshold.unwrap_or_else(|| default_threshold(m));
-        check_threshold(m, t, self.zero_threshold)?;
-        let prss = self
-            .prss
-            .unwrap_or_else(|| prss_keys(m, t) <= MAX_PRSS_KEYS);
+        let Terms { mpc, net, policy } = self.terms(m)?;
         let parties = self.parties.into_iter().map(|party| InvitedParty {
             did: party.did,
             name: party.name,
@@ -507,23 +555,9 @@ impl InvitationDraft {
                 purpose: self.purpose,
                 supersedes: self.supersedes,
                 parties: parties.collect(),
-                mpc: Mpc {
-                    engine: "mpyc".into(),
-                    version: self.mpyc,
-                    m,
-                    t,
-                    prss,
-                    bit_length: None,
-                    sec_param: None,
-                    word: self.word,
-                    python: self.python,
-                },
+                mpc,
                 program: self.program,
-                net: Net {
-                    port: self.port,
-                    mtu: *MTU_RANGE.start(),
-                    path: PathPolicy::Any,
-                },
+                net,
                 time: self.time,
                 rendezvous: Rendezvous {
                     dht: "/quorate/kad/1".into(),
@@ -531,13 +565,7 @@ impl InvitationDraft {
                     relays: self.relays,
                     sc: secret.commitment(),
                 },
-                policy: Policy {
-                    pq: PostQuantum::Required,
-                    zero_threshold: self.zero_threshold,
-                    same_controller: self.same_controller,
-                    rejoin: self.rejoin,
-                    receipt: ReceiptPolicy::All,
-                },
+                policy,
             },
         };
         invitation.subject.check()?;
@@ -547,7 +575,7 @@ impl InvitationDraft {
 }
 
 /// A version 4 UUID (RFC 9562) as URN.
-fn uuid_urn(mut bytes: [u8; 16]) -> String {
+pub(super) fn uuid_urn(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex = bytes

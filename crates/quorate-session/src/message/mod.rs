@@ -10,13 +10,21 @@
 //! abort       quorate-abort+jwt     member      I stop, because
 //! cancel      quorate-cancel+jwt    issuer      nobody shall compute
 //! receipt     quorate-receipt+jwt   member      what I saw happen
+//!
+//! before there is a session:
+//! call        vc+jwt                inviter     the same as an invitation, with free seats
+//! apply       quorate-apply+jwt     applicant   I want a seat (only to the inviter, never flooded)
+//! card        vc+jwt                anybody     my DID, my name, a key to seal invitations to
 //! ```
 //!
 //! Every statement after the invitation carries `inv`, the digest that names the session, so that none counts in another
 //! session; all but cancel carry what binds them to one epoch or roster. Unknown members are refused.
 
 mod abort;
+mod apply;
+mod call;
 mod cancel;
+mod card;
 mod confirm;
 mod hello;
 mod invitation;
@@ -26,7 +34,10 @@ mod ready;
 mod receipt;
 
 pub use abort::{Abort, CodeText};
+pub use apply::Apply;
+pub use call::{Call, CallDraft, CallSubject, CallTimes, check_closed, close};
 pub use cancel::Cancel;
+pub use card::{Card, CardSubject, card, verify_card};
 pub use confirm::Confirm;
 pub use hello::Hello;
 pub(crate) use invitation::check_envelope;
