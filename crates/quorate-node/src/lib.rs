@@ -5,6 +5,7 @@
 //! inside [`netstack`].
 
 pub mod attach;
+pub mod control;
 mod fault;
 pub mod files;
 pub mod netstack;

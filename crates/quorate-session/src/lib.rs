@@ -17,6 +17,7 @@
 
 mod address;
 mod bundle;
+mod canceller;
 mod checks;
 mod keys;
 mod ledger;
@@ -34,6 +35,7 @@ mod words;
 
 pub use address::overlay_address;
 pub use bundle::{Bundle, RendezvousSecret};
+pub use canceller::{CancelEvent, CancelSetup, Canceller};
 pub use keys::Psk;
 pub use link::{Frame, LinkId, LinkKind, hello_tag};
 pub use manifest::{ContentDigest, ManifestEntry, check_path, manifest_digest};

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io::IsTerminal, time::Duration};
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_identity::Verified;
 use quorate_node::party::PartyEvent;
-use quorate_session::Invitation;
+use quorate_session::{Invitation, Pid};
 use serde_json::{Value, json};
 
 use crate::{args::Global, text};
@@ -114,6 +114,11 @@ impl Report {
         if let Some(spinner) = self.spinner.take() {
             spinner.finish_and_clear();
         }
+    }
+
+    /// Whose session is reported.
+    pub fn me(&self) -> Pid {
+        Pid(self.me_index())
     }
 
     /// Whether the program was started at all.

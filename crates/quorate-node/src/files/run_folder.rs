@@ -46,6 +46,33 @@ impl RunFolder {
         })
     }
 
+    /// The run folders there are, each with whether its owner lives.
+    pub fn list(home: &Home) -> Result<Vec<(PathBuf, bool)>, Fault> {
+        let entries = match fs::read_dir(home.run()) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(disk(home.run(), "cannot be read", &e)),
+        };
+        Home::ensure(home.run())?;
+        let folders = entries.flatten().take(MAX_SWEPT).map(|entry| entry.path());
+        Ok(folders
+            .filter_map(|path| Some((is_held(&path)?, path)))
+            .map(|(alive, path)| (path, alive))
+            .collect())
+    }
+
+    /// Removes a run folder whose owner is gone; `false` if it lives after all.
+    pub fn remove_dead(path: &Path) -> Result<bool, Fault> {
+        let Some(lock) = open_lock(path) else {
+            return Ok(false);
+        };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(false);
+        }
+        fs::remove_dir_all(path).map_err(|e| disk(path, "cannot be removed", &e))?;
+        Ok(true)
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -94,6 +121,20 @@ fn exclusive(path: &Path) -> Result<File, Fault> {
     wait_for(lock, path)
 }
 
+fn open_lock(folder: &Path) -> Option<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(NO_FOLLOW)
+        .open(folder.join(LOCK))
+        .ok()
+}
+
+/// Whether somebody holds a run folder; `None` if it is none. A shared lock disturbs nobody who looks at the same time.
+fn is_held(folder: &Path) -> Option<bool> {
+    let lock = open_lock(folder)?;
+    Some(flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
+}
+
 /// Removes run folders whose owner is gone. A folder without our lock is not ours, or its owner is
 /// just making it: it is left alone.
 fn sweep(run: &Path) {
@@ -102,11 +143,7 @@ fn sweep(run: &Path) {
     };
     for entry in entries.flatten().take(MAX_SWEPT) {
         let path = entry.path();
-        let Ok(lock) = OpenOptions::new()
-            .read(true)
-            .custom_flags(NO_FOLLOW)
-            .open(path.join(LOCK))
-        else {
+        let Some(lock) = open_lock(&path) else {
             continue;
         };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {

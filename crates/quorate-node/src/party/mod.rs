@@ -28,6 +28,7 @@ pub use event::{LinkReport, PartyEvent};
 
 use crate::{
     Fault,
+    control::Control,
     files::{Home, ProgramFiles},
     program::supervisor::Sink,
 };
@@ -74,6 +75,12 @@ pub struct PartyConfig {
     pub check_own_program: bool,
     /// Where state and run folders are.
     pub home: Home,
+    /// What this home calls the session.
+    pub name: String,
+    /// The run folder and control socket of a lobby that came before; without one the session opens its own.
+    pub control: Option<Control>,
+    /// Where a detached session writes what it says, for its status.
+    pub log: Option<PathBuf>,
     /// Where the program's standard output goes, for each run anew.
     pub stdout: SinkMaker,
     /// Where its standard error goes.

@@ -269,6 +269,12 @@ pub enum Misuse {
     /// `join` twice, or after the end.
     #[error("the session is not waiting for approval")]
     NotInvited,
+    /// A cancel by somebody who did not sign the invitation.
+    #[error("only the organizer can cancel")]
+    NotIssuer,
+    /// A cancel after the end.
+    #[error("the session is over")]
+    Over,
 }
 
 /// Fill of the queues and lists that others can make grow.

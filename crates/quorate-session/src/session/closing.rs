@@ -5,14 +5,14 @@
 //!                                                                     └ no run ─────────────────────────────────► Closed
 //! ```
 
-use super::{Event, HeldWhat, Outcome, Session, Stage, running::Program};
+use super::{Event, HeldWhat, Misuse, Outcome, Session, Stage, running::Program};
 use crate::{
     limits::{ABORT_WAIT, MAX_NOTE_CHARS},
-    message::{Abort, CodeText, PROTOCOL_VERSION, Pid, ReceiptOutcome},
+    message::{Abort, Cancel, CodeText, PROTOCOL_VERSION, Pid, ReceiptOutcome},
     statement::Statement,
     stored::Closure,
 };
-use quorate_identity::{Code, Did, Digest, UnixTime, sign};
+use quorate_identity::{Code, Did, Digest, Rejection, SigningKey, UnixTime, Verified, sign};
 use std::time::Instant;
 
 /// A failed session that waits for receipts of its lost run.
@@ -30,6 +30,28 @@ impl Session {
         self.set_clock(at, now);
         self.fail(code, whom, note, true, now);
         self.settle(now);
+    }
+
+    /// The organizer, who takes part here, withdraws its invitation: all parties stop, and nobody can join again.
+    pub fn cancel(&mut self, reason: &str, at: UnixTime, now: Instant) -> Result<(), Misuse> {
+        if self.key.did() != self.invitation.issuer {
+            return Err(Misuse::NotIssuer);
+        }
+        if self.is_over() {
+            return Err(Misuse::Over);
+        }
+        self.set_clock(at, now);
+        match sign_cancel(&self.key, self.inv, reason, at) {
+            Ok(cancel) => self.publish(&Statement::Cancel(Box::new(cancel)), now),
+            Err(rejection) => self.alarm(&format!("our own cancel is refused: {rejection}")),
+        }
+        self.settle(now);
+        // Nothing is exchanged before the user approved, so nothing is obeyed either.
+        if matches!(self.stage, Stage::Invited) {
+            self.obey(now);
+            self.report_changes();
+        }
+        Ok(())
     }
 
     /// Whether the session has failed or ended: one proof of why is enough.
@@ -359,6 +381,23 @@ impl Session {
         };
         pids.iter().map(name).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// The organizer's word that nobody shall compute under this invitation.
+pub(crate) fn sign_cancel(
+    key: &SigningKey,
+    inv: Digest,
+    reason: &str,
+    at: UnixTime,
+) -> Result<Verified<Cancel>, Rejection> {
+    let cancel = Cancel {
+        v: PROTOCOL_VERSION,
+        iss: key.did(),
+        inv,
+        reason: printable(reason),
+        iat: at,
+    };
+    sign(cancel, key)
 }
 
 /// What may stand in a signed note: bounded, and without characters that change how it is shown.

@@ -14,7 +14,7 @@
 
 mod agreement;
 mod api;
-mod closing;
+pub(crate) mod closing;
 mod driving;
 mod links;
 mod running;

@@ -191,6 +191,11 @@ impl Session {
                     self.compare_confirm(link, pid, confirm);
                 }
                 self.pass_on(statement, link, now);
+                if matches!(statement, Statement::Cancel(_)) {
+                    // Who cancels has no other way to know that it was heard.
+                    let digests = vec![statement.digest()];
+                    self.transmit(link, &Frame::Have { digests });
+                }
                 if matches!(statement, Statement::Join(_)) {
                     self.show_end_to(pid);
                 }

@@ -53,6 +53,11 @@ impl Session {
         }
     }
 
+    /// How often the program was started here under this invitation, earlier starts of the session included.
+    pub fn runs(&self) -> u32 {
+        self.stored.runs
+    }
+
     /// All parties, by position.
     pub fn parties(&self) -> Vec<PartyView> {
         let view = |(pid, party): (Pid, &InvitedParty)| PartyView {

@@ -610,11 +610,12 @@ impl Table {
             .handle_message(who.link, bytes, self.at, self.now);
         let mut answers = Vec::new();
         loop {
-            while let Some(event) = self.seats[seat].session.poll_event() {
-                self.handle_event(seat, event);
-            }
             let Some((link, bytes)) = self.seats[seat].session.poll_transmit() else {
-                break;
+                match self.seats[seat].session.poll_event() {
+                    Some(event) => self.handle_event(seat, event),
+                    None => break,
+                }
+                continue;
             };
             if link == who.link {
                 answers.push(Frame::parse(&bytes).unwrap());
@@ -674,6 +675,28 @@ impl Table {
             },
         )
     }
+}
+
+/// A link proof by anybody, from one overlay identity to another.
+pub fn proof_of(
+    invitation: &Verified<Invitation>,
+    key: &SigningKey,
+    local: quorate_session::PeerId,
+    remote: quorate_session::PeerId,
+) -> Frame {
+    let (sid, inv) = (invitation.subject.sid, invitation.digest());
+    let hello = Hello {
+        v: 1,
+        iss: key.did(),
+        sid,
+        inv,
+        local,
+        remote,
+        iat: UnixTime(START),
+        exp: UnixTime(START).plus_seconds(60),
+    };
+    let auth = sign(hello, key).unwrap().text().to_string();
+    Frame::Proof { sid, inv, auth }
 }
 
 /// A join made by hand, as party `index` would make it with keys from `seed`.

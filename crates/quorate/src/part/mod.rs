@@ -188,6 +188,9 @@ pub async fn take_part(
         scope: options.scope,
         check_own_program: true,
         home: user.home.clone(),
+        name: invitation.subject.title.clone(),
+        control: None,
+        log: None,
         stdout: Box::new(|| Box::new(tokio::io::stdout())),
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation,
@@ -207,5 +210,5 @@ async fn run(user: &User<'_>, config: PartyConfig, me: usize) -> Result<ExitCode
     let outcome = run
         .await
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))??;
-    outcome::conclude(&invitation, &report, me, outcome)
+    outcome::conclude(&invitation, &report, outcome)
 }

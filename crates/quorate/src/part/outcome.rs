@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use quorate_identity::{Code, Verified};
-use quorate_session::{Invitation, Outcome, Pid};
+use quorate_identity::Verified;
+use quorate_node::control::seen_from;
+use quorate_session::{Invitation, Outcome};
 
 use crate::{failure::Failure, report::Report, text};
 
@@ -11,7 +12,6 @@ use crate::{failure::Failure, report::Report, text};
 pub fn conclude(
     invitation: &Verified<Invitation>,
     report: &Report,
-    me: usize,
     outcome: Outcome,
 ) -> Result<ExitCode, Failure> {
     match outcome {
@@ -25,7 +25,7 @@ pub fn conclude(
             detail,
             receipts,
         } => {
-            let mut failure = Failure::new(seen_from(code, whom, me), detail);
+            let mut failure = Failure::new(seen_from(code, whom, report.me()), detail);
             if let Some(pid) = whom {
                 let party = invitation.subject.parties.get(pid.index());
                 let who = party.map_or_else(
@@ -48,13 +48,5 @@ pub fn conclude(
             }
             Err(failure)
         }
-    }
-}
-
-/// What another party's own trouble (its disk, its user, its Python) means here: it left.
-fn seen_from(code: Code, whom: Option<Pid>, me: usize) -> Code {
-    match (code.exit_code(), whom) {
-        (76 | 74 | 130, Some(pid)) if pid.index() != me => Code::PartyLeft,
-        _ => code,
     }
 }

@@ -54,14 +54,17 @@ impl Machine {
                 index,
                 path,
                 reason,
-            } => show(
-                &self.events,
-                PartyEvent::Path {
-                    index,
-                    path: path.to_string(),
-                    reason: reason.to_string(),
-                },
-            ),
+            } => {
+                self.note_reason(index, &reason.to_string());
+                show(
+                    &self.events,
+                    PartyEvent::Path {
+                        index,
+                        path: path.to_string(),
+                        reason: reason.to_string(),
+                    },
+                );
+            }
             // The control stream over it says more.
             MeshEvent::Up { .. } => {}
             MeshEvent::Fatal(why) => {

@@ -3,6 +3,7 @@
 mod inputs;
 mod keeping;
 mod reporting;
+mod standing;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
 
 use quorate_identity::{Code, DidKeyResolver, Resolver};
 use quorate_session::{
-    Event, LinkId, MeshPlan, Outcome, RendezvousSecret, Session, Setup, State, Stored,
+    Event, LinkId, MeshPlan, Outcome, Pid, RendezvousSecret, Session, Setup, State, Stored,
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -23,7 +24,7 @@ use rustix::{
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
-use self::keeping::forget_old_records;
+use self::{keeping::forget_old_records, standing::Standing};
 use super::{
     PartyConfig, PartyEvent, Scope, SharedMesh, Stop, clock,
     control::{ControlEvent, ControlStreams},
@@ -32,7 +33,8 @@ use super::{
 use crate::{
     Fault,
     attach::GuardEvent,
-    files::{Home, RunFolder, read_bounded, write_atomic},
+    control::{Command, Control, SessionStatus},
+    files::{Home, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent},
     program::supervisor::{ProgramEvent, Supervisor},
     wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
@@ -51,7 +53,9 @@ pub(super) struct Machine {
     overlay_events: mpsc::Receiver<OverlayEvent>,
     installed: Option<Installed>,
     running: Option<Running>,
-    folder: RunFolder,
+    /// Run folder and control socket.
+    desk: Control,
+    standing: Standing,
     /// One process of a home takes part in a session; the kernel frees the lock when it dies.
     _lock: File,
     record: PathBuf,
@@ -98,6 +102,7 @@ enum Input {
     Guard(GuardEvent),
     Program(ProgramEvent),
     Stop(Stop),
+    Command(Command),
     Deadline,
     Heartbeat,
 }
@@ -106,7 +111,7 @@ impl Machine {
     /// Checks everything that can be checked alone, then opens the overlay. Nothing is sent when a
     /// check fails.
     pub async fn start(
-        config: PartyConfig,
+        mut config: PartyConfig,
         events: mpsc::Sender<PartyEvent>,
     ) -> Result<Self, Fault> {
         let sessions = config.home.state().join("sessions");
@@ -116,7 +121,7 @@ impl Machine {
         let lock = lock_session(&sessions.join(format!("{digest}.lock")))?;
         let record = sessions.join(format!("{digest}.json"));
         let session = new_session(&config, &record, &events)?;
-        let folder = RunFolder::create(&config.home, "join")?;
+        let desk = open_desk(&mut config, session.me())?;
         let overlay = OverlayConfig {
             secret: Zeroizing::new(*session.overlay_secret()),
             scope: match config.scope {
@@ -144,7 +149,8 @@ impl Machine {
             overlay_events,
             installed: None,
             running: None,
-            folder,
+            desk,
+            standing: Standing::new(now),
             _lock: lock,
             record,
             events,
@@ -156,15 +162,16 @@ impl Machine {
     /// Takes part until the session closes, then removes everything that was made for it.
     pub async fn run(mut self, mut stop: watch::Receiver<Stop>) -> Result<Outcome, Fault> {
         let outcome = self.drive(&mut stop).await;
+        self.show_end(&outcome);
         if let Ok(Outcome::Finished { receipts, .. } | Outcome::Failed { receipts, .. }) = &outcome
         {
             self.keep_receipts(receipts);
         }
         self.uninstall().await;
         self.overlay.stop().await;
-        let removed = self.folder.remove();
+        let cleaned = self.desk.close().await;
         let outcome = outcome?;
-        removed?;
+        cleaned?;
         show(&self.events, PartyEvent::Cleaned);
         Ok(outcome)
     }
@@ -179,6 +186,7 @@ impl Machine {
             }
             self.report_mesh(false);
             self.report_waiting();
+            self.report_standing();
             let input = self.next(stop).await;
             if let Some(outcome) = self.apply(input)? {
                 return Ok(outcome);
@@ -255,6 +263,7 @@ impl Machine {
                 },
             ),
             Event::Party { pid, phase } => {
+                self.stands_otherwise();
                 show(
                     &self.events,
                     PartyEvent::Party {
@@ -357,7 +366,7 @@ impl Machine {
         let threshold = self.config.invitation.subject.mpc.t;
         let started = installed
             .guard
-            .start_program(&self.config, &self.folder, threshold)
+            .start_program(&self.config, self.desk.folder(), threshold)
             .await;
         match started {
             Ok((supervisor, events)) => {
@@ -409,7 +418,7 @@ impl Machine {
         let core = self.session.poll_timeout().map(|(at, _)| at);
         let lost_link = self.lost_link.map(|(_, at)| at);
         let deadline = [core, lost_link].into_iter().flatten().min();
-        let next_report = self.waiting.next_report;
+        let next_report = self.waiting.next_report.min(self.standing.next);
         let (mesh, control, guard) = match &mut self.installed {
             Some(i) => (
                 Some(&mut i.mesh_events),
@@ -426,6 +435,7 @@ impl Machine {
             Some(event) = recv(guard) => Input::Guard(event),
             Some(event) = recv(program) => Input::Program(event),
             Ok(()) = stop.changed() => Input::Stop(*stop.borrow_and_update()),
+            Some(command) = self.desk.command() => Input::Command(command),
             () = sleep_until(deadline) => Input::Deadline,
             () = sleep_until(Some(next_report)) => Input::Heartbeat,
         }
@@ -462,13 +472,28 @@ impl Machine {
                 );
             }
             Input::Stop(Stop::No) => {}
+            Input::Command(command) => self.on_command(command, at, now),
             Input::Deadline => {
                 self.session.handle_timeout(at, now);
                 self.give_up_lost_link(at, now);
             }
-            Input::Heartbeat => self.waiting.next_report = now,
+            // What is due is done before the next wait.
+            Input::Heartbeat => {}
         }
         Ok(None)
+    }
+}
+
+/// The run folder and control socket, of the lobby before or new ones.
+fn open_desk(config: &mut PartyConfig, me: Pid) -> Result<Control, Fault> {
+    let mut status = SessionStatus::of(&config.name, &config.invitation, Some(me), clock::wall());
+    status.log = config.log.as_ref().map(|log| log.display().to_string());
+    match config.control.take() {
+        Some(control) => {
+            control.become_session(status)?;
+            Ok(control)
+        }
+        None => Control::open(&config.home, status),
     }
 }
 
@@ -481,6 +506,8 @@ fn lock_session(path: &Path) -> Result<File, Fault> {
         .open(path)
         .map_err(|e| fault(e.to_string()))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        // `quorate clean` may have removed the file between the two calls; then it locks nothing.
+        Ok(()) if !is_at(&lock, path) => lock_session(path),
         Ok(()) => Ok(lock),
         Err(Errno::WOULDBLOCK) => Err(Fault::new(
             Code::AlreadyJoined,
@@ -488,6 +515,17 @@ fn lock_session(path: &Path) -> Result<File, Fault> {
         )
         .hint("wait for it, or stop it with Ctrl-C where it runs")),
         Err(e) => Err(fault(e.to_string())),
+    }
+}
+
+/// Whether the open file is the one with this name.
+fn is_at(open: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let same =
+        |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (open.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(named)) => same(&open, &named),
+        _ => false,
     }
 }
 
