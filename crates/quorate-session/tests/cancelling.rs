@@ -204,7 +204,7 @@ fn whoever_does_not_prove_to_be_a_party_hears_no_cancel() {
             .map(|(_, bytes)| Frame::parse(&bytes).unwrap())
             .collect()
     };
-    let stranger = common::key(8);
+    let stranger = key(8);
     let peer = quorate_session::PeerId::of(&stranger.public());
 
     // Without the secret: hello only, then closed.
@@ -240,7 +240,8 @@ fn whoever_does_not_prove_to_be_a_party_hears_no_cancel() {
     // Garbage of every kind never panics.
     let mut garbage = canceller(&invitation, 0, now);
     garbage.handle_link_up(LinkId(1), peer, at, now);
-    for bytes in [&b""[..], b"{", b"\xff\xff", &[b'['; 70_000]] {
+    let deep = vec![b'['; 70_000];
+    for bytes in [&b""[..], b"{", b"\xff\xff", &deep] {
         garbage.handle_message(LinkId(1), bytes, at, now);
     }
 }

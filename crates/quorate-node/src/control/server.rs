@@ -172,23 +172,15 @@ async fn accept(listener: UnixListener, desk: Desk, clients: Arc<tokio::sync::Mu
         let mut clients = clients.lock().await;
         while clients.try_join_next().is_some() {}
         let desk = desk.clone();
-        match Arc::clone(&desk.room).try_acquire_owned() {
-            Ok(place) => {
-                clients.spawn(async move {
-                    serve(stream, desk).await;
-                    drop(place);
-                });
-            }
-            Err(_) => {
-                let full = Rejection::new(
-                    Code::Limit,
-                    "N14",
-                    "too many ask about this session at once",
-                );
-                let line = Answer::of(Err(full)).line();
-                // One small line into an empty buffer: it fits or the client goes without.
-                let _ = stream.try_write(&line);
-            }
+        if let Ok(place) = Arc::clone(&desk.room).try_acquire_owned() {
+            clients.spawn(async move {
+                serve(stream, desk).await;
+                drop(place);
+            });
+        } else {
+            let full = Rejection::new(Code::Limit, "N14", "too many ask at once");
+            // One small line into an empty buffer: it fits, or the client goes without.
+            let _ = stream.try_write(&Answer::of(Err(full)).line());
         }
     }
 }

@@ -471,14 +471,13 @@ impl Machine {
                     now,
                 );
             }
-            Input::Stop(Stop::No) => {}
             Input::Command(command) => self.on_command(command, at, now),
             Input::Deadline => {
                 self.session.handle_timeout(at, now);
                 self.give_up_lost_link(at, now);
             }
-            // What is due is done before the next wait.
-            Input::Heartbeat => {}
+            // What is due is reported before the next wait.
+            Input::Stop(Stop::No) | Input::Heartbeat => {}
         }
         Ok(None)
     }
