@@ -351,3 +351,16 @@ fn only_who_misbehaves_is_banned() {
     table.hello(0, &liar, &RendezvousSecret::new([1; 32]));
     assert_eq!(table.seats[0].seen.banned, [liar.link]);
 }
+
+#[test]
+fn a_party_gets_no_fifth_link_and_is_not_banned_for_it() {
+    let (mut table, _first) = with_liar();
+    for seed in 90..93 {
+        table.intrude_as_member(0, 2, seed);
+    }
+    assert!(table.refusals(0).is_empty());
+    let fifth = table.intrude_as_member(0, 2, 93);
+    assert_eq!(table.refusals(0), [Code::Overflow]);
+    assert!(table.seats[0].seen.closed_links.contains(&fifth.link));
+    assert!(table.seats[0].seen.banned.is_empty());
+}

@@ -1,8 +1,7 @@
 //! The JSON Schemas of `schemas/v1` against the wire objects that sessions really send, the examples beside them, and the
 //! parsers of this crate: what a schema takes the parser takes, and what is malformed both refuse.
 //!
-//! Whole sessions of three parties run on the table of `common`, with fixed keys, seeds and clocks. Nothing is fetched:
-//! all schemas are read from the working copy, and the validator is built without a resolver.
+//! Whole sessions of three parties run on the table of `common`, with fixed keys, seeds and clocks.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,9 +9,9 @@
 )]
 
 mod common;
+mod schema_set;
 
 use common::{Table, draft, invitation, invitation_of, key, setup};
-use jsonschema::{Registry, Validator};
 use quorate_identity::{
     Code, Digest, MAX_STATEMENT_BYTES, Statement, Verified, base64url, json as strict, peek_typ,
     sign,
@@ -27,33 +26,17 @@ use quorate_session::{
     },
     message::{Abort, Cancel, Confirm, Hello, Join, Kem, PROTOCOL_VERSION, Ready, Receipt},
 };
+use schema_set::{BASE, OTHER, REPORTS, Schemas, WIRE, folder, read, schema};
 use serde_json::{Map, Value, json};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
 
-/// Where the names of the schemas begin.
-const BASE: &str = "https://quorate.org/schemas/v1/";
-/// Schemas of what goes over the wire.
-const WIRE: &[&str] = &[
-    "abort",
-    "cancel",
-    "confirm",
-    "frame",
-    "hello",
-    "invitation",
-    "join",
-    "kem",
-    "ready",
-    "receipt",
-];
-/// Schemas of what the command line prints.
-const REPORTS: &[&str] = &["error", "event", "identity", "verification", "version"];
 /// Members that are null where there is nothing to say. They are always written, so the schemas want them, and a
 /// statement is compared with its one form; serde alone takes their absence for null.
 const NULLABLE: &[&str] = &[
@@ -72,19 +55,6 @@ const NOT_READ_YET: &[&str] = &[
     "frame/data",
     "invitation/id",
 ];
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/v1")
-}
-
-fn read(path: &Path) -> Value {
-    let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    strict::parse_strict(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn schema(name: &str) -> Value {
-    read(&folder().join(format!("{name}.schema.json")))
-}
 
 /// Every example with the name of its schema: `frame-ping.json` is a frame.
 fn examples() -> Vec<(String, Value)> {
@@ -105,54 +75,17 @@ fn example(wanted: &str) -> Value {
         .1
 }
 
-/// A validator for each schema, which knows the others by name.
-struct Schemas(BTreeMap<&'static str, Validator>);
-
-impl Schemas {
-    fn load() -> Self {
-        let shared = ["common", "invitation"].map(|name| (format!("{BASE}{name}.json"), name));
-        let registry = shared
-            .iter()
-            .fold(Registry::new(), |registry, (uri, name)| {
-                registry.add(uri, schema(name)).unwrap()
-            })
-            .prepare()
-            .unwrap();
-        let build = |name: &&'static str| {
-            let validator = jsonschema::options()
-                .with_registry(&registry)
-                .build(&schema(name))
-                .unwrap_or_else(|e| panic!("{name}: {e}"));
-            (*name, validator)
-        };
-        Self(WIRE.iter().chain(REPORTS).map(build).collect())
-    }
-
-    fn check(&self, name: &str, value: &Value) -> Result<(), String> {
-        self.0[name]
-            .validate(value)
-            .map_err(|e| format!("{name} at {:?}: {e}", e.instance_path().to_string()))
-    }
-
-    #[track_caller]
-    fn assert_takes(&self, name: &str, value: &Value) {
-        if let Err(why) = self.check(name, value) {
-            panic!("{why}\n{value:#}");
-        }
-    }
-
-    /// Both the schema and the parser refuse `value`.
-    #[track_caller]
-    fn assert_both_refuse(&self, name: &str, value: &Value, what: &str) {
-        assert!(
-            self.check(name, value).is_err(),
-            "the schema of {name} takes {what}"
-        );
-        assert!(
-            parse(name, value).is_err(),
-            "the parser of {name} takes {what}"
-        );
-    }
+/// Both the schema and the parser refuse `value`.
+#[track_caller]
+fn assert_both_refuse(schemas: &Schemas, name: &str, value: &Value, what: &str) {
+    assert!(
+        schemas.check(name, value).is_err(),
+        "the schema of {name} takes {what}"
+    );
+    assert!(
+        parse(name, value).is_err(),
+        "the parser of {name} takes {what}"
+    );
 }
 
 /// Reads a wire object as a session does, except for the signature around it.
@@ -329,8 +262,7 @@ fn every_schema_is_valid_strict_and_explains_each_member() {
         .filter_map(|file| Some(file.strip_suffix(".schema.json")?.to_owned()))
         .collect();
     files.sort();
-    let mut names: Vec<&str> = WIRE.iter().chain(REPORTS).copied().collect();
-    names.push("common");
+    let mut names: Vec<&str> = WIRE.iter().chain(REPORTS).chain(OTHER).copied().collect();
     names.sort_unstable();
     assert_eq!(files, names);
     for name in names {
@@ -425,7 +357,7 @@ fn a_missing_member_is_refused() {
             if NULLABLE.contains(&format!("{name}{at}").as_str()) {
                 assert!(schemas.check(&name, &changed).is_err(), "{what}");
             } else {
-                schemas.assert_both_refuse(&name, &changed, &what);
+                assert_both_refuse(&schemas, &name, &changed, &what);
             }
         }
     }
@@ -438,7 +370,12 @@ fn an_unknown_member_is_refused_at_every_level() {
         for (at, _) in pointers(&whole).iter().filter(|(_, v)| v.is_object()) {
             let mut changed = whole.clone();
             members_mut(&mut changed, at).insert("extra".into(), 1.into());
-            schemas.assert_both_refuse(&name, &changed, &format!("an unknown member in {at:?}"));
+            assert_both_refuse(
+                &schemas,
+                &name,
+                &changed,
+                &format!("an unknown member in {at:?}"),
+            );
         }
     }
 }
@@ -456,7 +393,7 @@ fn a_wrong_type_is_refused_everywhere() {
                 Value::String(_) => json!(7),
             };
             let what = format!("{wrong} at {at:?}");
-            schemas.assert_both_refuse(&name, &with(&whole, &at, wrong), &what);
+            assert_both_refuse(&schemas, &name, &with(&whole, &at, wrong), &what);
         }
     }
 }
@@ -468,12 +405,12 @@ fn a_text_that_is_too_long_or_holds_a_control_is_refused() {
         for (at, value) in pointers(&whole) {
             let Value::String(text) = value else { continue };
             let long = with(&whole, &at, "a".repeat(MAX_STATEMENT_BYTES + 1).into());
-            schemas.assert_both_refuse(&name, &long, &format!("a long text at {at}"));
+            assert_both_refuse(&schemas, &name, &long, &format!("a long text at {at}"));
             let bell = with(&whole, &at, format!("{text}\u{7}").into());
             if NOT_READ_YET.contains(&format!("{name}{at}").as_str()) {
                 assert!(schemas.check(&name, &bell).is_err(), "a bell at {at}");
             } else {
-                schemas.assert_both_refuse(&name, &bell, &format!("a bell at {at}"));
+                assert_both_refuse(&schemas, &name, &bell, &format!("a bell at {at}"));
             }
         }
     }
@@ -486,7 +423,7 @@ fn a_number_that_readers_disagree_on_is_refused() {
         for (at, _) in pointers(&whole).iter().filter(|(_, v)| v.is_number()) {
             for number in [json!(1_u64 << 53), json!(-(1_i64 << 53)), json!(0.5)] {
                 let what = format!("{number} at {at}");
-                schemas.assert_both_refuse(&name, &with(&whole, at, number), &what);
+                assert_both_refuse(&schemas, &name, &with(&whole, at, number), &what);
             }
         }
     }
@@ -563,7 +500,7 @@ fn values_out_of_their_limits_are_refused() {
     ];
     for (name, at, bad) in cases {
         let what = format!("{bad} at {at}");
-        schemas.assert_both_refuse(name, &with(&example(name), &at, bad), &what);
+        assert_both_refuse(&schemas, name, &with(&example(name), &at, bad), &what);
     }
     let frames = [
         json!({"t": "have", "digests": vec![&digest; MAX_DIGESTS + 1]}),
@@ -576,7 +513,7 @@ fn values_out_of_their_limits_are_refused() {
         json!([]),
     ];
     for frame in frames {
-        schemas.assert_both_refuse("frame", &frame, &frame["t"].to_string());
+        assert_both_refuse(&schemas, "frame", &frame, &frame["t"].to_string());
     }
 }
 

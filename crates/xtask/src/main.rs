@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a tool for developers talks to them
 
+mod generate;
 mod invariants;
 mod setup;
 
@@ -20,7 +21,9 @@ cargo xtask COMMAND
   lint         formatting, clippy, documentation, licences, architecture
   unit         all tests of the workspace
   interop      compare with other DID implementations (its own lock file)
-  invariants   the architecture's invariants alone";
+  invariants   the architecture's invariants alone
+  vectors      make schemas/v1/vectors again from its fixed seeds
+  codes        write the table of refusal codes into docs/protocol.md";
 
 type Step = (&'static str, fn(&Path) -> Result<(), String>);
 
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
         Some("unit") => UNIT.to_vec(),
         Some("interop") => INTEROP.to_vec(),
         Some("invariants") => vec![("architecture", invariants::check)],
+        Some("vectors") => vec![("vectors", generate::vectors)],
+        Some("codes") => vec![("codes", generate::codes)],
         _ => {
             eprintln!("{HELP}");
             return ExitCode::from(2);

@@ -8,8 +8,8 @@
 )]
 
 use quorate_identity::{
-    B64, Code, Did, DidKeyResolver, Digest, Resolver, SigningKey, Statement, UnixMillis, UnixTime,
-    Unverified, Verified, sign,
+    B64, Code, Did, DidKeyResolver, Digest, Rejection, Resolver, SigningKey, Statement, UnixMillis,
+    UnixTime, Unverified, Verified, sign,
 };
 use quorate_session::{
     ContentDigest, Event, Fingerprint, Frame, Invitation, InvitationDraft, LinkId, LinkKind,
@@ -120,6 +120,8 @@ pub fn setup(
 pub struct Seen {
     pub states: Vec<State>,
     pub refused: Vec<(Option<Did>, Code, String)>,
+    /// The same with their rules.
+    pub rejections: Vec<Rejection>,
     pub closed_links: Vec<LinkId>,
     /// Those of them whose other end is to blame.
     pub banned: Vec<LinkId>,
@@ -363,7 +365,10 @@ impl Table {
             }
             Event::Refused {
                 from, rejection, ..
-            } => seen.refused.push((from, rejection.code, rejection.detail)),
+            } => {
+                seen.rejections.push(rejection.clone());
+                seen.refused.push((from, rejection.code, rejection.detail));
+            }
             Event::Evidence { statements, .. } => seen.evidence.push(statements),
             Event::CloseLink { link, ban } => {
                 if ban {

@@ -1,0 +1,309 @@
+//! Every refusal that `docs/protocol.md` describes has a vector, or a test that is named here because no bytes can show it;
+//! every code has a rule, or a test that shows it to a user.
+
+use crate::{
+    judge::judge,
+    outcome,
+    protocol::{self, reads_as},
+    vector::{stored, stored_context},
+};
+use quorate_identity::Code;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+/// Refusals that depend on something other than bytes: rule, beginning of the words, a test that shows it.
+const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
+    // Only whoever signs meets these.
+    (
+        "J1",
+        "the statement would be",
+        "a12_limits_and_a26_thresholds_are_refused_before_signing",
+    ),
+    ("J6", "the issuer is not", "nobody_signs_in_another_name"),
+    (
+        "S3.2",
+        "too many parties",
+        "a12_invitations_beyond_the_limits_are_refused",
+    ),
+    // What a resolver answers.
+    (
+        "J6",
+        "resolved keys are",
+        "a_foreign_document_never_verifies",
+    ),
+    (
+        "D2",
+        "did:key did not",
+        "a_did_key_resolves_to_its_own_key_for_both_uses",
+    ),
+    (
+        "D2",
+        "the document does not",
+        "a_did_key_resolves_to_its_own_key_for_both_uses",
+    ),
+    (
+        "D3",
+        "… cannot be resolved",
+        "did_web_is_a_question_for_somebody_else",
+    ),
+    // The own machine: program, clock, disk.
+    (
+        "S3.14",
+        "manifest cannot",
+        "digest_is_the_sha256_of_the_canonical_rows",
+    ),
+    (
+        "S3.16",
+        "the program has no",
+        "links_and_missing_entries_are_refused",
+    ),
+    (
+        "S3.19",
+        "your program",
+        "a27_a_program_that_differs_is_refused_before_anything_is_installed",
+    ),
+    (
+        "S4.13",
+        "this machine's clock",
+        "an_epoch_is_higher_than_any_before_and_a_clock_far_behind_is_named",
+    ),
+    (
+        "S6.1",
+        "the session's record",
+        "f27_what_cannot_be_stored_is_never_signed",
+    ),
+    (
+        "S6.1",
+        "storing the",
+        "f27_what_cannot_be_stored_is_never_signed",
+    ),
+    ("S6.7", "roster cannot", "larger_groups_agree_too"),
+    (
+        "S8.7",
+        "its program ended",
+        "a55_a_program_that_fails_stops_all_and_its_party_is_named",
+    ),
+    // Many links at once.
+    (
+        "S5.9",
+        "has more links",
+        "a_party_gets_no_fifth_link_and_is_not_banned_for_it",
+    ),
+    // Refused earlier by another rule; the check is there so that no single mistake lets it through.
+    (
+        "C1",
+        "nobody approved",
+        "nothing_is_sent_and_nobody_is_asked_before_the_user_approved",
+    ),
+    (
+        "C2",
+        "not all parties",
+        "a17_a_join_that_never_comes_is_missing_by_name",
+    ),
+    (
+        "C2",
+        "the join at",
+        "a22_a_join_of_another_session_or_an_older_epoch_is_stale",
+    ),
+    (
+        "C4",
+        "our own entry",
+        "a18_a_second_instance_of_one_identity_stops_both",
+    ),
+    (
+        "C8",
+        "the organizer cancelled",
+        "f39_the_issuer_cancels_in_every_phase",
+    ),
+    (
+        "C9",
+        "the join is signed",
+        "every_vector_is_judged_as_it_says",
+    ),
+    (
+        "S7.4",
+        "its KEM key",
+        "a29_a_join_without_the_hybrid_kem_is_refused",
+    ),
+    (
+        "S8.2",
+        "a ready is not",
+        "a_ready_outside_the_tunnel_does_not_count",
+    ),
+    // Time passes.
+    (
+        "S8.5",
+        "no tunnel",
+        "a_mesh_that_never_works_ends_at_the_latest_start",
+    ),
+    (
+        "S8.5",
+        "… was not ready",
+        "a_mesh_that_never_works_ends_at_the_latest_start",
+    ),
+    (
+        "S8.6",
+        "nothing was heard",
+        "f05_silence_of_a_running_party_stops_the_others_and_names_it",
+    ),
+    (
+        "S8.8",
+        "the latest end",
+        "f40_the_latest_end_aborts_a_running_computation",
+    ),
+    (
+        "S9.8",
+        "it joined again",
+        "f06_a_party_that_comes_back_after_one_other_ended_ends_the_run_for_all",
+    ),
+];
+
+/// Codes of a machine, a person or a command, which no rule of the protocol raises: code, a test that shows it.
+const NOT_BY_RULES: &[(Code, &str)] = &[
+    (
+        Code::NoPython,
+        "no_python_names_what_was_tried_and_one_command",
+    ),
+    (Code::NoMpyc, "no_python_and_no_mpyc"),
+];
+
+/// Codes that were named before what raises them was built.
+const NOT_YET: &[Code] = &[
+    Code::Address,
+    Code::Call,
+    Code::Contact,
+    Code::Engine,
+    Code::Full,
+    Code::Left,
+    Code::NoSession,
+    Code::NotAdmitted,
+    Code::Policy,
+    Code::Port,
+    Code::Record,
+    Code::Sealed,
+    Code::Ticket,
+    Code::Userns,
+];
+
+#[test]
+fn every_refusal_in_the_protocol_has_a_vector_or_a_test() {
+    let context = stored_context();
+    let mut shown = BTreeSet::new();
+    let refusals = protocol::refusals(&protocol::text());
+    for (_, vector) in stored() {
+        let verdict = judge(&vector, &context);
+        let (Some(wanted), Some((code, _, detail))) = (&vector.refused, outcome(&verdict)) else {
+            continue;
+        };
+        shown.extend(refusals.iter().filter(|refusal| {
+            refusal.rule == wanted.rule && refusal.code == code && reads_as(detail, &refusal.words)
+        }));
+    }
+    let tests = tests();
+    let mut missing = Vec::new();
+    let mut used = BTreeSet::new();
+    for refusal in &refusals {
+        let by_test = NOT_BY_BYTES
+            .iter()
+            .find(|(rule, words, _)| refusal.rule == *rule && refusal.words.starts_with(words));
+        match by_test {
+            Some(entry) if !shown.contains(refusal) => {
+                used.insert(entry.2);
+                if !tests.contains(entry.2) {
+                    missing.push(format!("{}: there is no test {}", refusal.rule, entry.2));
+                }
+            }
+            Some(_) => missing.push(format!(
+                "{} {:?} has a vector and an exception",
+                refusal.rule, refusal.words
+            )),
+            None if shown.contains(refusal) => {}
+            None => missing.push(format!(
+                "{} {} {:?} has no vector",
+                refusal.rule, refusal.code, refusal.words
+            )),
+        }
+    }
+    for (rule, words, test) in NOT_BY_BYTES {
+        if !used.contains(test) {
+            missing.push(format!("{rule} {words:?} is no refusal any more"));
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn every_code_has_a_rule_or_a_test() {
+    let text = protocol::text();
+    let rules = text.split("\n## 14 ").next().unwrap();
+    let tests = tests();
+    let exceptions: BTreeMap<Code, &str> = NOT_BY_RULES.iter().copied().collect();
+    let mut missing = Vec::new();
+    for code in Code::ALL {
+        let in_rules = rules.contains(&format!("`{code}`"));
+        match exceptions.get(code) {
+            Some(_) if in_rules => {
+                missing.push(format!("{code} has a rule and an exception"));
+            }
+            Some(test) if !tests.contains(*test) => {
+                missing.push(format!("{code}: there is no test {test}"));
+            }
+            None if !in_rules && !NOT_YET.contains(code) => {
+                missing.push(format!("{code} stands in no rule"));
+            }
+            _ => {}
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The names of all tests of the workspace.
+fn tests() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut names = BTreeSet::new();
+    for folder in ["crates", "tests"] {
+        collect(&root.join(folder), &mut names);
+    }
+    names
+}
+
+fn collect(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, names);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let mut is_test = false;
+            for line in text.lines().map(str::trim) {
+                if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                    is_test = true;
+                } else if let Some(name) = line
+                    .strip_prefix("async ")
+                    .unwrap_or(line)
+                    .strip_prefix("fn ")
+                {
+                    if is_test {
+                        names.insert(name.split('(').next().unwrap().to_owned());
+                    }
+                    is_test = false;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_vector_is_noticed() {
+    let document = "### X1 Of a test\n\n*Refused as* `E_SIG` \"never … so\". *Checked in* nowhere.\n| S99.1 | a | `E_TIME` \"late\" | b |\n";
+    let found = protocol::refusals(document);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(reads_as("never ever so", &found[0].words) && !reads_as("never", &found[0].words));
+    assert_eq!(
+        (found[1].rule.as_str(), found[1].code.as_str()),
+        ("S99.1", "E_TIME")
+    );
+}
