@@ -66,6 +66,20 @@ pub const MAX_CARD_SECONDS: i64 = 2 * 366 * 24 * 3600;
 pub const MAX_CARD_BYTES: usize = 8 * 1024;
 /// Lifetime of an application, in seconds.
 pub const APPLY_LIFETIME_SECONDS: i64 = 120;
+/// Bytes of a program's source that goes along with a call.
+pub const MAX_PROGRAM_SOURCE_BYTES: usize = 96 * 1024;
+/// Links a lobby or a post holds at once.
+pub const MAX_LOBBY_LINKS: usize = 96;
+/// Applications that may wait for an answer.
+pub const MAX_APPLICATIONS: usize = 32;
+/// DIDs that were not admitted and are remembered, so that nobody is asked about them again.
+pub const MAX_REFUSED_APPLICANTS: usize = 256;
+/// Frames from one applicant on one link.
+pub const MAX_LOBBY_FRAMES: u32 = 16;
+/// Frames from the inviter on one link.
+pub const MAX_LOBBY_ANSWERS: u32 = 64;
+/// Events of first contact that may wait.
+pub const MAX_CONTACT_EVENTS: usize = 1024;
 
 // --- Statements -------------------------------------------------------------------------------------------------------
 
@@ -130,6 +144,17 @@ pub const MAX_STALE: u32 = 16;
 pub const FRAME_BURST: u32 = 512;
 /// Frames one link may bring per second in the long run.
 pub const FRAMES_PER_SECOND: u32 = 64;
+
+// --- Timers of first contact -------------------------------------------------------------------------------------------
+
+/// A link to a lobby that asks for nothing is closed after this time.
+pub const LOBBY_FIND_WAIT: Duration = Duration::from_secs(10);
+/// Wait for an answer of the inviter that no person has to give.
+pub const LOBBY_ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// A seat stays its owner's for this time while there is no link to it.
+pub const SEAT_KEPT: Duration = Duration::from_mins(1);
+/// Wait for the acknowledgement of an invitation before it is sent again over a new link.
+pub const DELIVERY_WAIT: Duration = Duration::from_secs(10);
 
 // --- Timers -----------------------------------------------------------------------------------------------------------
 

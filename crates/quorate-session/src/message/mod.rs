@@ -35,6 +35,7 @@ mod receipt;
 
 pub use abort::{Abort, CodeText};
 pub use apply::Apply;
+pub(crate) use call::check_call_envelope;
 pub use call::{Call, CallDraft, CallSubject, CallTimes, check_closed, close};
 pub use cancel::Cancel;
 pub use card::{Card, CardSubject, card, verify_card};

@@ -1,0 +1,753 @@
+//! The inviter's side of the lobby.
+//!
+//! ```text
+//! link:       Up ─ find ─► Reading ─ apply ─► Applied(id) ─ link gone ─► (waiting: forgotten · admitted: seat kept a while)
+//! applicant:  Waiting ─ admit ─► Admitted(place) ─ seal ─► bundle sent ─ taken ─► delivered
+//!                └─ refuse ─► declined, its DID is not heard again
+//! ```
+//! The host signs nothing here: the call was signed before, the closed invitation is signed by the caller.
+//!
+//! Limits: see the module; whoever only reads can be pushed out by others when there is no room, whoever has applied
+//! cannot. Security: see the module.
+
+use super::Frame;
+use crate::{
+    bundle::Bundle,
+    contact::{Closing, Contact, Outbox, note, resolve},
+    limits::{
+        DELIVERY_WAIT, LOBBY_FIND_WAIT, MAX_APPLICATIONS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS,
+        MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS, MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
+    },
+    link::LinkId,
+    message::{Apply, Call, Card, CodeText, Invitation, verify_card},
+    peer_id::PeerId,
+    words::{ADMISSION_WORDS, admission_commitment, admission_words},
+};
+use chacha20::ChaCha20Rng;
+use quorate_identity::{
+    B64, Code, Did, Digest, Rejection, UnixTime, Unverified, Verified, base64url,
+};
+use rand_core::{Rng, SeedableRng};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    time::{Duration, Instant},
+};
+
+/// An application, named by the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApplicantId(pub u32);
+
+impl fmt::Display for ApplicantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the inviter is told.
+#[derive(Clone, Debug)]
+pub enum HostEvent {
+    /// Somebody asks for a seat: admit or refuse.
+    Applied {
+        /// Names the application.
+        id: ApplicantId,
+        /// The DID that was proven.
+        did: Did,
+        /// What it calls itself; anybody can call itself anything.
+        name: String,
+        /// The applicant sees the same ones.
+        words: [&'static str; ADMISSION_WORDS],
+        /// Its card, if it sent one.
+        card: Option<Box<Verified<Card>>>,
+    },
+    /// An applicant is gone; its seat, if it had one, is free.
+    Left {
+        /// Which.
+        id: ApplicantId,
+        /// Its DID.
+        did: Did,
+    },
+    /// It has a seat.
+    Admitted {
+        /// Which.
+        id: ApplicantId,
+        /// How many were admitted before.
+        place: u16,
+    },
+    /// All seats are taken: build the closed invitation, sign it, and call [`Host::seal`].
+    Full,
+    /// It holds the closed invitation.
+    Delivered {
+        /// Which.
+        id: ApplicantId,
+        /// Its DID.
+        did: Did,
+    },
+    /// All hold it.
+    AllDelivered,
+    /// Something was refused; the lobby goes on.
+    Refused(Rejection),
+    /// Nobody can apply any more.
+    Closed(Rejection),
+}
+
+/// The caller did something out of order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misuse {
+    /// No such application is there (any more).
+    #[error("there is no such application any more")]
+    Unknown,
+    /// All seats are taken.
+    #[error("all seats are taken")]
+    Full,
+    /// The lobby was sealed or closed.
+    #[error("the lobby is closed")]
+    Closed,
+}
+
+#[derive(Debug)]
+struct Link {
+    remote: PeerId,
+    since: Instant,
+    frames: u32,
+    state: LinkState,
+}
+
+#[derive(Debug)]
+enum LinkState {
+    /// Nothing was asked yet.
+    Up,
+    /// The call was sent, with a commitment to this.
+    Reading(B64<32>),
+    /// It applied.
+    Applied(ApplicantId),
+    /// Nothing more is expected of it.
+    Done,
+}
+
+#[derive(Debug)]
+struct Seat {
+    did: Did,
+    link: Option<LinkId>,
+    /// Its place, once admitted.
+    place: Option<u16>,
+    /// Without a link since then.
+    gone: Option<Instant>,
+    /// The bundle is on its way since then.
+    sent: Option<Instant>,
+    delivered: bool,
+}
+
+/// The closed invitation as it is sent.
+#[derive(Debug)]
+struct Sealed {
+    text: String,
+    inv: Digest,
+}
+
+/// The inviter's side of a lobby.
+#[derive(Debug)]
+pub struct Host {
+    call: Verified<Call>,
+    prefix: [u8; 16],
+    program: Option<String>,
+    rng: ChaCha20Rng,
+    links: BTreeMap<LinkId, Link>,
+    seats: BTreeMap<ApplicantId, Seat>,
+    next: u32,
+    refused: VecDeque<Did>,
+    sealed: Option<Sealed>,
+    closed: bool,
+    deadline: Instant,
+    all_told: bool,
+    out: Outbox<HostEvent>,
+}
+
+impl Host {
+    /// A lobby for `call`, which names our PeerId. `program` goes out with the call as it is.
+    pub fn new(
+        call: Verified<Call>,
+        program: Option<&[u8]>,
+        seed: [u8; 32],
+        at: UnixTime,
+        now: Instant,
+    ) -> Result<Self, Rejection> {
+        if program.is_some_and(|source| source.len() > MAX_PROGRAM_SOURCE_BYTES) {
+            let text = format!(
+                "a program of more than {MAX_PROGRAM_SOURCE_BYTES} bytes cannot be sent along"
+            );
+            return Err(Rejection::new(Code::Limit, "F5", text));
+        }
+        let left = call.subject.time.apply_by.0.saturating_sub(at.0);
+        let mut prefix = [0; 16];
+        prefix.copy_from_slice(&call.digest().0[..16]);
+        Ok(Self {
+            prefix,
+            program: program.map(base64url::encode),
+            rng: ChaCha20Rng::from_seed(seed),
+            links: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            next: 1,
+            refused: VecDeque::new(),
+            sealed: None,
+            closed: false,
+            deadline: now + Duration::from_secs(u64::try_from(left).unwrap_or(0)),
+            all_told: false,
+            out: Outbox::new(),
+            call,
+        })
+    }
+
+    /// The call.
+    pub fn call(&self) -> &Verified<Call> {
+        &self.call
+    }
+
+    /// DIDs that have a seat, in the order of their admission.
+    pub fn admitted(&self) -> Vec<Did> {
+        let mut all: Vec<&Seat> = self.seats.values().filter(|s| s.place.is_some()).collect();
+        all.sort_by_key(|seat| seat.place);
+        all.into_iter().map(|seat| seat.did.clone()).collect()
+    }
+
+    /// Applications that wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.seats.values().filter(|s| s.place.is_none()).count()
+    }
+
+    /// Gives an applicant a seat.
+    pub fn admit(&mut self, id: ApplicantId) -> Result<(), Misuse> {
+        if self.closed || self.sealed.is_some() {
+            return Err(Misuse::Closed);
+        }
+        let taken: Vec<u16> = self.seats.values().filter_map(|s| s.place).collect();
+        let free = self.call.subject.free_seats();
+        let place = (0..u16::try_from(free).unwrap_or(u16::MAX)).find(|p| !taken.contains(p));
+        let seat = self.seats.get_mut(&id).ok_or(Misuse::Unknown)?;
+        if seat.place.is_some() {
+            return Ok(());
+        }
+        let place = place.ok_or(Misuse::Full)?;
+        seat.place = Some(place);
+        if let Some(link) = seat.link {
+            self.out.send(link, &Frame::Admitted { place });
+        }
+        self.tell(HostEvent::Admitted { id, place });
+        if taken.len() + 1 == free {
+            self.tell(HostEvent::Full);
+        }
+        Ok(())
+    }
+
+    /// Refuses an applicant that waits, or takes its seat away before the lobby is sealed. Its DID is not heard again.
+    pub fn refuse(&mut self, id: ApplicantId, why: &str) -> Result<(), Misuse> {
+        if self.sealed.is_some() {
+            return Err(Misuse::Closed);
+        }
+        let seat = self.seats.remove(&id).ok_or(Misuse::Unknown)?;
+        if self.refused.len() >= MAX_REFUSED_APPLICANTS {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(seat.did);
+        if let Some(link) = seat.link {
+            self.decline(link, Code::NotAdmitted, why, true);
+        }
+        Ok(())
+    }
+
+    /// Sends the closed invitation to everybody who has a seat, and declines everybody else. Refused if it does not replace
+    /// this call or leaves out somebody who was admitted.
+    pub fn seal(&mut self, bundle: &str, now: Instant) -> Result<(), Rejection> {
+        let wrong = |what: &str| Err(Rejection::new(Code::Call, "F8", what));
+        let parsed = Unverified::<Invitation>::parse(&Bundle::parse(bundle)?.invitation)?;
+        let invitation = &parsed.claims_unproven().subject;
+        if invitation.supersedes != Some(self.call.digest()) {
+            return wrong("the closed invitation does not replace this call");
+        }
+        if !self
+            .admitted()
+            .iter()
+            .all(|did| invitation.pid_of(did).is_some())
+        {
+            return wrong("the closed invitation leaves out somebody who was admitted");
+        }
+        self.sealed = Some(Sealed {
+            text: bundle.trim().to_owned(),
+            inv: parsed.digest(),
+        });
+        let waiting: Vec<ApplicantId> = self
+            .seats
+            .iter()
+            .filter(|(_, seat)| seat.place.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in waiting {
+            self.drop_waiting(id, Code::Full, "all seats are taken");
+        }
+        let readers: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| matches!(link.state, LinkState::Reading(_)))
+            .map(|(id, _)| *id)
+            .collect();
+        for link in readers {
+            self.decline(link, Code::Full, "all seats are taken", false);
+        }
+        let admitted: Vec<ApplicantId> = self.seats.keys().copied().collect();
+        for id in admitted {
+            self.deliver(id, now);
+        }
+        self.note_all_delivered();
+        Ok(())
+    }
+
+    /// Ends the lobby: everybody who still waits for something is told why.
+    pub fn close(&mut self, code: Code, why: &str) {
+        self.closed = true;
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in links {
+            let told = match &self.links[&link].state {
+                LinkState::Applied(_) => self.sealed.is_none(),
+                LinkState::Reading(_) => true,
+                LinkState::Up | LinkState::Done => false,
+            };
+            if told {
+                self.decline(link, code, why, false);
+            } else {
+                self.out.close(link, false);
+            }
+        }
+        if self.sealed.is_none() {
+            self.seats.clear();
+        }
+    }
+
+    fn tell(&mut self, event: HostEvent) {
+        self.out.tell(event, |e| matches!(e, HostEvent::Refused(_)));
+    }
+
+    fn decline(&mut self, link: LinkId, code: Code, why: &str, ban: bool) {
+        let frame = Frame::Declined {
+            code: CodeText(code),
+            note: note(why),
+        };
+        self.out.send(link, &frame);
+        self.out.close(link, ban);
+        if let Some(state) = self.links.get_mut(&link) {
+            state.state = LinkState::Done;
+        }
+    }
+
+    fn drop_waiting(&mut self, id: ApplicantId, code: Code, why: &str) {
+        let Some(seat) = self.seats.remove(&id) else {
+            return;
+        };
+        if let Some(link) = seat.link {
+            self.decline(link, code, why, false);
+        }
+        self.tell(HostEvent::Left { id, did: seat.did });
+    }
+
+    fn deliver(&mut self, id: ApplicantId, now: Instant) {
+        let (Some(sealed), Some(seat)) = (&self.sealed, self.seats.get_mut(&id)) else {
+            return;
+        };
+        if let Some(link) = seat.link {
+            let text = sealed.text.clone();
+            seat.sent = Some(now);
+            self.out.send(link, &Frame::Bundle { text });
+        }
+    }
+
+    fn note_all_delivered(&mut self) {
+        if self.sealed.is_some() && !self.all_told && self.seats.values().all(|s| s.delivered) {
+            self.all_told = true;
+            self.tell(HostEvent::AllDelivered);
+        }
+    }
+
+    /// Closes a link for what it brought.
+    fn expel(&mut self, link: LinkId, rejection: Rejection, now: Instant) {
+        self.tell(HostEvent::Refused(rejection));
+        self.out.close(link, true);
+        self.lose(link, now);
+        self.links.remove(&link);
+    }
+
+    /// Whoever was at the end of `link` is not there any more.
+    fn lose(&mut self, link: LinkId, now: Instant) {
+        let Some(LinkState::Applied(id)) = self.links.get(&link).map(|l| &l.state) else {
+            return;
+        };
+        let id = *id;
+        let Some(seat) = self.seats.get_mut(&id).filter(|s| s.link == Some(link)) else {
+            return;
+        };
+        if seat.place.is_some() {
+            seat.link = None;
+            seat.sent = None;
+            seat.gone = Some(now);
+        } else {
+            self.free(id);
+        }
+    }
+
+    fn free(&mut self, id: ApplicantId) {
+        if let Some(seat) = self.seats.remove(&id) {
+            self.tell(HostEvent::Left { id, did: seat.did });
+        }
+    }
+
+    fn take(
+        &mut self,
+        link: LinkId,
+        frame: Frame,
+        at: UnixTime,
+        now: Instant,
+    ) -> Result<(), Rejection> {
+        let unexpected = |what: &str| {
+            let text = format!("{what} came out of order");
+            Err(Rejection::new(Code::Format, "F5", text))
+        };
+        let Some(state) = self.links.get(&link).map(|l| &l.state) else {
+            return Ok(());
+        };
+        match (frame, state) {
+            // What was sent before the answer arrived.
+            (_, LinkState::Done) => Ok(()),
+            (Frame::Find { call }, LinkState::Up) => self.show(link, call, at),
+            (Frame::Apply { jws }, LinkState::Reading(reveal)) => {
+                let reveal = *reveal;
+                self.hear(link, &jws, reveal, at, now)
+            }
+            (Frame::Taken { inv }, LinkState::Applied(id)) => {
+                let id = *id;
+                self.acknowledge(id, inv)
+            }
+            (Frame::Leave {}, LinkState::Applied(id)) => {
+                let id = *id;
+                if self.sealed.is_none() {
+                    self.free(id);
+                }
+                self.out.close(link, false);
+                Ok(())
+            }
+            (Frame::Leave {}, _) => {
+                self.out.close(link, false);
+                Ok(())
+            }
+            (Frame::Find { .. }, _) => unexpected("a second request for the call"),
+            (Frame::Apply { .. }, _) => unexpected("an application"),
+            _ => unexpected("a frame"),
+        }
+    }
+
+    fn show(&mut self, link: LinkId, call: B64<16>, at: UnixTime) -> Result<(), Rejection> {
+        if call.0 != self.prefix {
+            let text = "somebody asks for another call";
+            return Err(Rejection::new(Code::Call, "F6", text));
+        }
+        if self.closed || at > self.call.subject.time.apply_by {
+            self.decline(link, Code::Time, "nobody can apply any more", false);
+            return Ok(());
+        }
+        let mut reveal = B64([0; 32]);
+        self.rng.fill_bytes(&mut reveal.0);
+        let frame = Frame::Call {
+            jws: self.call.text().to_string(),
+            commit: admission_commitment(&reveal),
+            program: self.program.clone(),
+        };
+        self.out.send(link, &frame);
+        if let Some(state) = self.links.get_mut(&link) {
+            state.state = LinkState::Reading(reveal);
+        }
+        Ok(())
+    }
+
+    /// An application: forged ones end the link, honest ones that cannot be granted are declined with a reason.
+    fn hear(
+        &mut self,
+        link: LinkId,
+        jws: &str,
+        reveal: B64<32>,
+        at: UnixTime,
+        now: Instant,
+    ) -> Result<(), Rejection> {
+        let Some(remote) = self.links.get(&link).map(|l| l.remote) else {
+            return Ok(());
+        };
+        let application = Unverified::<Apply>::parse(jws)?;
+        let claims = application.claims_unproven();
+        let did = claims.iss.clone();
+        if claims.call != self.call.digest() {
+            let text = "the application is for another call";
+            return Err(Rejection::new(Code::Call, "F7", text).about(did));
+        }
+        if claims.local != remote || claims.remote != self.call.subject.peer {
+            let text = "the application was made for another connection";
+            return Err(Rejection::new(Code::Peer, "F7", text).about(did));
+        }
+        // A DID that cannot be resolved here is no fault of the applicant.
+        let keys = match resolve(&did) {
+            Ok(keys) => keys,
+            Err(rejection) => {
+                self.decline(link, rejection.code, &rejection.detail, false);
+                return Ok(());
+            }
+        };
+        let application = application.verify(&keys, at)?;
+        let card = match &application.card {
+            None => None,
+            Some(text) => Some(Box::new(own_card(text, &did, at)?)),
+        };
+        if let Some((code, why, ban)) = self.obstacle(&did, at) {
+            self.decline(link, code, why, ban);
+            return Ok(());
+        }
+        self.out.send(link, &Frame::Heard { reveal });
+        let back = self.seats.iter().find(|(_, seat)| seat.did == did);
+        if let Some(id) = back.map(|(id, _)| *id) {
+            self.welcome_back(id, link, now);
+            return Ok(());
+        }
+        let id = ApplicantId(self.next);
+        self.next = self.next.saturating_add(1);
+        let seat = Seat {
+            did: did.clone(),
+            link: Some(link),
+            place: None,
+            gone: None,
+            sent: None,
+            delivered: false,
+        };
+        self.seats.insert(id, seat);
+        if let Some(state) = self.links.get_mut(&link) {
+            state.state = LinkState::Applied(id);
+        }
+        self.tell(HostEvent::Applied {
+            id,
+            did,
+            name: application.name.clone(),
+            words: admission_words(&self.call.digest(), &application.digest(), &reveal),
+            card,
+        });
+        Ok(())
+    }
+
+    /// Why the holder of `did` cannot wait for an answer, and whether it need not come back.
+    fn obstacle(&self, did: &Did, at: UnixTime) -> Option<(Code, &'static str, bool)> {
+        let known = self.seats.values().find(|seat| seat.did == *did);
+        let taken = self.seats.values().filter(|s| s.place.is_some()).count();
+        if *did == self.call.issuer {
+            return Some((
+                Code::AlreadyJoined,
+                "this is the inviter's own identity",
+                true,
+            ));
+        }
+        if let Some(seat) = known {
+            let text = "this identity asks from another place already";
+            return seat
+                .link
+                .is_some()
+                .then_some((Code::AlreadyJoined, text, false));
+        }
+        if self.refused.contains(did) {
+            return Some((Code::NotAdmitted, "the inviter did not admit you", true));
+        }
+        if self.closed || at > self.call.subject.time.apply_by {
+            return Some((Code::Time, "nobody can apply any more", false));
+        }
+        if self.sealed.is_some() || taken >= self.call.subject.free_seats() {
+            return Some((Code::Full, "all seats are taken", false));
+        }
+        if self.waiting() >= MAX_APPLICATIONS {
+            let text = "too many wait for an answer already; try again later";
+            return Some((Code::Limit, text, false));
+        }
+        None
+    }
+
+    /// Somebody with a seat is there again, over a new link that it proved to be its own.
+    fn welcome_back(&mut self, id: ApplicantId, link: LinkId, now: Instant) {
+        let Some(seat) = self.seats.get_mut(&id) else {
+            return;
+        };
+        seat.link = Some(link);
+        seat.gone = None;
+        let place = seat.place;
+        if let Some(state) = self.links.get_mut(&link) {
+            state.state = LinkState::Applied(id);
+        }
+        if let Some(place) = place {
+            self.out.send(link, &Frame::Admitted { place });
+        }
+        self.deliver(id, now);
+    }
+
+    fn acknowledge(&mut self, id: ApplicantId, inv: Digest) -> Result<(), Rejection> {
+        let (Some(sealed), Some(seat)) = (&self.sealed, self.seats.get_mut(&id)) else {
+            let text = "an answer to something that was not sent";
+            return Err(Rejection::new(Code::Format, "F5", text));
+        };
+        if inv != sealed.inv {
+            let text = "an answer to another invitation";
+            return Err(Rejection::new(Code::Format, "F5", text).about(seat.did.clone()));
+        }
+        if !std::mem::replace(&mut seat.delivered, true) {
+            let did = seat.did.clone();
+            self.tell(HostEvent::Delivered { id, did });
+            self.note_all_delivered();
+        }
+        Ok(())
+    }
+
+    /// The link that may be pushed out: the oldest one that has not applied.
+    fn make_room(&mut self) -> bool {
+        if self.links.len() < MAX_LOBBY_LINKS {
+            return true;
+        }
+        let idle = self
+            .links
+            .iter()
+            .filter(|(_, link)| !matches!(link.state, LinkState::Applied(_)))
+            .min_by_key(|(_, link)| link.since)
+            .map(|(id, _)| *id);
+        if let Some(link) = idle {
+            self.links.remove(&link);
+            self.out.close(link, false);
+        }
+        idle.is_some()
+    }
+
+    /// What is due, with its time.
+    fn due(&self) -> impl Iterator<Item = (Instant, Due)> {
+        let open = !self.closed && self.sealed.is_none();
+        let links = self.links.iter();
+        let silent = links
+            .filter(|(_, link)| matches!(link.state, LinkState::Up))
+            .map(|(id, link)| (link.since + LOBBY_FIND_WAIT, Due::Silent(*id)));
+        let seats = self.seats.iter();
+        let gone = seats.clone().filter_map(move |(id, seat)| {
+            let gone = seat.gone.filter(|_| open)?;
+            Some((gone + SEAT_KEPT, Due::Gone(*id)))
+        });
+        let stuck = seats.filter_map(|(_, seat)| {
+            let sent = seat.sent.filter(|_| !seat.delivered)?;
+            Some((sent + DELIVERY_WAIT, Due::Stuck(seat.link?)))
+        });
+        let end = open.then_some((self.deadline, Due::End));
+        silent.chain(gone).chain(stuck).chain(end)
+    }
+}
+
+/// Something that time brings.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    /// A link that asked for nothing.
+    Silent(LinkId),
+    /// Somebody with a seat did not come back.
+    Gone(ApplicantId),
+    /// The bundle was not acknowledged.
+    Stuck(LinkId),
+    /// Nobody can apply any more.
+    End,
+}
+
+impl Contact for Host {
+    type Event = HostEvent;
+
+    fn handle_link_up(&mut self, link: LinkId, remote: PeerId, now: Instant) {
+        if self.closed || !self.make_room() {
+            self.out.close(link, false);
+            return;
+        }
+        let state = Link {
+            remote,
+            since: now,
+            frames: 0,
+            state: LinkState::Up,
+        };
+        self.links.insert(link, state);
+    }
+
+    fn handle_frame(&mut self, link: LinkId, bytes: &[u8], at: UnixTime, now: Instant) {
+        let Some(state) = self.links.get_mut(&link) else {
+            return;
+        };
+        state.frames = state.frames.saturating_add(1);
+        let overflow = |text| Err(Rejection::new(Code::Overflow, "F5", text));
+        let taken = if state.frames > MAX_LOBBY_FRAMES {
+            overflow("sends more frames than an application needs")
+        } else if bytes.len() > MAX_UNPROVEN_FRAME_BYTES {
+            overflow("sends a larger frame than an application needs")
+        } else {
+            Frame::parse(bytes).and_then(|frame| self.take(link, frame, at, now))
+        };
+        if let Err(rejection) = taken {
+            self.expel(link, rejection, now);
+        }
+    }
+
+    fn handle_link_down(&mut self, link: LinkId, now: Instant) {
+        self.lose(link, now);
+        self.links.remove(&link);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<Due> = self
+            .due()
+            .filter(|(at, _)| *at <= now)
+            .map(|(_, due)| due)
+            .collect();
+        for due in due {
+            match due {
+                Due::Silent(link) | Due::Stuck(link) => {
+                    self.lose(link, now);
+                    self.links.remove(&link);
+                    self.out.close(link, false);
+                }
+                Due::Gone(id) => self.free(id),
+                Due::End => {
+                    self.close(Code::Time, "nobody can apply any more");
+                    let text = "the seats were not filled in time";
+                    self.tell(HostEvent::Closed(Rejection::new(Code::Time, "F7", text)));
+                }
+            }
+        }
+    }
+
+    fn poll_transmit(&mut self) -> Option<(LinkId, Vec<u8>)> {
+        self.out.transmits.pop_front()
+    }
+
+    fn poll_close(&mut self) -> Option<Closing> {
+        self.out.closings.pop_front()
+    }
+
+    fn poll_event(&mut self) -> Option<HostEvent> {
+        self.out.poll_event()
+    }
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let first = self.due().min_by_key(|(at, _)| *at)?;
+        let what = match first.1 {
+            Due::Silent(_) => "a link that asks for nothing",
+            Due::Gone(_) => "a seat whose owner is gone",
+            Due::Stuck(_) => "an invitation that was not acknowledged",
+            Due::End => "the end of applications",
+        };
+        Some((first.0, what))
+    }
+}
+
+/// A card that belongs to the applicant itself.
+fn own_card(text: &str, did: &Did, at: UnixTime) -> Result<Verified<Card>, Rejection> {
+    let card = verify_card(text, at)?;
+    if card.issuer == *did {
+        return Ok(card);
+    }
+    let text = "the card is that of another DID";
+    Err(Rejection::new(Code::Kid, "F7", text).about(did.clone()))
+}
