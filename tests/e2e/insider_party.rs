@@ -10,7 +10,7 @@ use std::path::Path;
 use quorate_identity::{DidKeyResolver, Resolver, Unverified};
 use quorate_node::{
     files::{Home, IdentityFile, ProgramFiles},
-    party::{self, PartyConfig, Scope, Stop},
+    party::{self, Execution, PartyConfig, Scope, Stop},
 };
 use quorate_session::{Bundle, Fingerprint, Invitation};
 
@@ -50,6 +50,7 @@ async fn main() {
         working_folder: "/".into(),
         scope: Scope::Local,
         check_own_program: false,
+        execution: Execution::default(),
         home,
         name: "insider".into(),
         control: None,

@@ -39,6 +39,7 @@ fn spec(program: Program) -> ProgramSpec {
         parties: 1,
         threshold: 0,
         links: ChildFds::none(),
+        confinement: attach_support::confinement(),
         stdout: Buffer::default().sink(),
         stderr: Buffer::default().sink(),
     }

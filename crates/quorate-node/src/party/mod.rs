@@ -30,7 +30,7 @@ use crate::{
     Fault,
     control::Control,
     files::{Home, ProgramFiles},
-    program::supervisor::Sink,
+    program::{Confinement, supervisor::Sink},
 };
 
 /// Events waiting to be shown; a slow screen does not hold up the session, later ones are dropped then.
@@ -81,10 +81,19 @@ pub struct PartyConfig {
     pub control: Option<Control>,
     /// Where a detached session writes what it says, for its status.
     pub log: Option<PathBuf>,
+    /// How the program is run on this machine.
+    pub execution: Execution,
     /// Where the program's standard output goes, for each run anew.
     pub stdout: SinkMaker,
     /// Where its standard error goes.
     pub stderr: SinkMaker,
+}
+
+/// How a party's own program is run: nothing that the others have to agree on.
+#[derive(Debug, Clone, Default)]
+pub struct Execution {
+    /// What the program may use of this machine.
+    pub confinement: Confinement,
 }
 
 /// How the user wants it to end.

@@ -106,6 +106,7 @@ impl Guard {
             parties: self.parties,
             threshold,
             links,
+            confinement: config.execution.confinement,
             stdout: (config.stdout)(),
             stderr: (config.stderr)(),
         };

@@ -7,13 +7,15 @@
 //! builtin / a file ──► Program ────┘            └── ProgramEvent: Connected, Finished, Exit
 //! ```
 //!
-//! The supervised program is as free as any program of the user: a process of its own group with
-//! a small environment and no inherited descriptor but its links, not a sandbox. What it can
-//! reach of the *session* is exactly those links.
+//! The supervised program is a process of its own group with a small environment, no inherited
+//! descriptor but its links, a limit on its memory and, where the machine allows it, no network
+//! (`confine`). Files of the user are open to it. What it can reach of the *session* is exactly
+//! those links.
 
 pub mod arguments;
 pub mod builtin;
 mod command;
+pub mod confine;
 pub mod environment;
 mod handover;
 mod output;
@@ -22,6 +24,7 @@ pub mod supervisor;
 
 pub use arguments::{ArgumentRefusal, check_private_args, check_user_args};
 pub use builtin::Builtin;
+pub use confine::{Confinement, Network};
 pub use handover::{HANDOVER_WAIT, MAX_LINKS, MAX_PLAN_BYTES};
 pub use python::{PythonError, PythonRuntime};
 pub use supervisor::{Program, ProgramEvent, ProgramSpec, StartError, Supervisor};

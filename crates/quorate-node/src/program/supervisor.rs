@@ -37,6 +37,7 @@ use tokio::io::AsyncWrite;
 use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::confine::{Confinement, confine};
 use super::handover::{FIRST_STAGE, Handover, Plan};
 use super::output::{LogLine, pass_on};
 use crate::attach::ChildFds;
@@ -114,6 +115,8 @@ pub struct ProgramSpec {
     pub threshold: u16,
     /// The program's links, from `Attach::prepare`.
     pub links: ChildFds,
+    /// What it may use of this machine.
+    pub confinement: Confinement,
     /// Where its standard output goes.
     pub stdout: Sink,
     /// Where its standard error goes.
@@ -196,6 +199,7 @@ impl Supervisor {
             me,
             parties,
             threshold,
+            confinement,
             ..
         } = spec;
         let (name, source) = match program {
@@ -226,6 +230,7 @@ impl Supervisor {
             .env_clear()
             .envs(scrubbed(std::env::vars_os()))
             .process_group(0);
+        confine(&mut command, confinement);
 
         let group = Arc::new(Group::default());
         let (started, starting) = oneshot::channel();

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use quorate_node::attach::{Attach, ChildFds, GuardEvent, LinkCount};
 use quorate_node::program::supervisor::Sink;
-use quorate_node::program::{Program, ProgramEvent, ProgramSpec, Supervisor};
+use quorate_node::program::{
+    Confinement, Network, Program, ProgramEvent, ProgramSpec, Supervisor, confine,
+};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
@@ -199,6 +201,7 @@ pub async fn start(program: Program, seat: Seat<'_>) -> Running {
         parties: seat.parties,
         threshold: seat.parties.saturating_sub(1) / 2,
         links: seat.links,
+        confinement: confinement(),
         stdout: stdout.sink(),
         stderr: stderr.sink(),
     };
@@ -208,6 +211,18 @@ pub async fn start(program: Program, seat: Seat<'_>) -> Running {
         events,
         stdout,
         stderr,
+    }
+}
+
+/// As in a real session: no network where the machine allows that, and a limit on memory.
+pub fn confinement() -> Confinement {
+    let network = match confine::probe() {
+        Ok(()) => Network::None,
+        Err(_) => Network::Machine,
+    };
+    Confinement {
+        network,
+        memory: Some(confine::default_memory()),
     }
 }
 
