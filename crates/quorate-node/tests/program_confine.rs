@@ -11,9 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use attach_support::{Buffer, Ended, PATIENCE, Running, text};
+use attach_support::{
+    Buffer, Ended, Guarded, PATIENCE, Running, Seat, mesh, start_confined, text,
+};
 use quorate_node::attach::ChildFds;
+use quorate_node::program::supervisor::OUT_OF_MEMORY;
 use quorate_node::program::{Confinement, Network, ProgramSpec, Supervisor, confine};
+use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
 
 /// Tells what it can reach, who it is, and what it can do with files.
 const EXPLORER: &str = "
@@ -218,4 +222,82 @@ print('got it')";
             .await;
         assert!(ended.stdout.contains("got it"), "{ended:?}");
     }
+}
+
+/// Waits for a value of party 0 that never comes whole.
+const WAITING: &str = "
+from mpyc.runtime import mpc
+mpc.run(mpc.start())
+print('connected')
+secint = mpc.SecInt()
+print(mpc.run(mpc.output(mpc.input(secint(1), senders=0))))
+mpc.run(mpc.shutdown())";
+
+/// Real MPyC as party 1 of 2 behind the real guard, and the tunnel's end of the attacker, party 0.
+async fn victim(memory: u64, uvloop: &'static [&'static str]) -> (Running, DuplexStream, Guarded) {
+    let mut victim = mesh(2).pop().expect("two parties");
+    let args = [&["--no-prss"], uvloop].concat();
+    let seat = Seat {
+        me: 1,
+        parties: 2,
+        args: &args,
+        links: victim.links.take().expect("made with links"),
+        cwd: Path::new("/"),
+    };
+    let confinement = Confinement {
+        memory: Some(memory),
+        ..attach_support::confinement()
+    };
+    let running = start_confined(text(WAITING), seat, confinement).await;
+    let (mut attacker, near) = duplex(1 << 20);
+    let guard = victim.attach.clone();
+    tokio::spawn(async move { guard.run_inbound(0, near).await });
+    // Its number, and the header of a message of 4 GiB.
+    attacker.write_all(&0_u16.to_le_bytes()).await.unwrap();
+    attacker.write_all(&1_i64.to_le_bytes()).await.unwrap();
+    attacker.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
+    let begun = std::time::Instant::now();
+    while !running.stdout.text().contains("connected") {
+        assert!(begun.elapsed() < PATIENCE, "{}", running.stderr.text());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (running, attacker, victim)
+}
+
+#[tokio::test]
+async fn a53_an_endless_body_ends_the_program_by_name_and_not_the_machine() {
+    for uvloop in [&[][..], &["--no-uvloop"]] {
+        let memory = 256 << 20;
+        let (running, mut attacker, _guard) = victim(memory, uvloop).await;
+        let flood = async {
+            let chunk = vec![0; 1 << 20];
+            while attacker.write_all(&chunk).await.is_ok() {}
+        };
+        let (ended, ()) = tokio::join!(running.end(), flood);
+        assert_eq!(ended.code, Some(OUT_OF_MEMORY), "{ended:?}");
+        assert!(ended.stderr.contains("a party sent more"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a53_a_length_of_4_gib_and_a_trickle_take_no_memory_and_end_when_quorate_says() {
+    let (running, mut attacker, guard) = victim(256 << 20, &[]).await;
+    for _ in 0..3 {
+        attacker.write_all(&[0]).await.unwrap();
+    }
+    let begun = std::time::Instant::now();
+    while guard.attach.counters()[0].rx < 2 + 12 + 3 {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let status = format!("/proc/{}/status", running.supervisor.pid());
+    let status = std::fs::read_to_string(status).unwrap();
+    let resident = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kib: u64 = resident
+        .and_then(|r| r.split_whitespace().next()?.parse().ok())
+        .expect("it says how much memory it uses");
+    assert!(kib < 200 << 10, "{kib} KiB");
+    // What the session does at `endBy`, and at any other end.
+    running.supervisor.stop().await;
+    assert!(running.end().await.code != Some(0));
 }

@@ -15,6 +15,11 @@ pub fn schema(name: &str) -> String {
     format!("https://quorate.org/schemas/v1/{name}.json")
 }
 
+/// A note as an event, where there are no lines for people.
+pub fn note(note: &str) {
+    text::say(json!({"schema": schema("event"), "event": "note", "text": note}));
+}
+
 /// How often the living line of a wait moves.
 const SPIN: Duration = Duration::from_millis(500);
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice, eprintln};
 
-use crate::args::Colour;
+use quorate_node::program::confine::MIN_MEMORY;
+
+use crate::args::{Colour, Memory};
 
 /// Longest text of somebody else that is shown, in characters.
 const MAX_SHOWN_CHARS: usize = 200;
@@ -92,6 +94,28 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
+/// `512MiB`, `4GiB`, `none`.
+pub fn parse_memory(text: &str) -> Result<Memory, String> {
+    if text == "none" {
+        return Ok(Memory::Unlimited);
+    }
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let parsed = units.iter().find_map(|(unit, bits)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(1 << bits)
+    });
+    match parsed {
+        None => Err(format!(
+            "{text:?} is not a size such as 512MiB or 4GiB, or none"
+        )),
+        Some(bytes) if bytes < MIN_MEMORY => Err(format!(
+            "no program starts with less than {} MiB",
+            MIN_MEMORY >> 20
+        )),
+        Some(bytes) => Ok(Memory::Bytes(bytes)),
+    }
+}
+
 /// A length of time for people: `45 s`, `12 min`, `1 h 52 min`, `3 days`.
 pub fn duration(seconds: i64) -> String {
     let s = seconds.max(0);
@@ -156,6 +180,11 @@ mod tests {
             "é",
         ] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_memory("4GiB"), Ok(Memory::Bytes(4 << 30)));
+        assert_eq!(parse_memory("none"), Ok(Memory::Unlimited));
+        for text in ["", "4", "4GB", "-1GiB", "1KiB", "99999999999TiB", "GiB"] {
+            assert!(parse_memory(text).is_err(), "{text}");
         }
         assert_eq!(duration(6720), "1 h 52 min");
         assert_eq!(bytes(17_742), "17.7 kB");

@@ -26,6 +26,7 @@ import socket
 import sys
 import types
 
+OUT_OF_MEMORY = 112  # exit code, known to supervisor.rs
 FIRST_PORT = 70000  # no real port: 65535 is the largest
 
 
@@ -118,6 +119,29 @@ def replace_network(loop_class, links):
     loop_class.create_server = create_server
 
 
+def end_with_broken_link(loop_class):
+    """End the program when what a party sent made its link fail.
+
+    asyncio closes such a link and goes on; MPyC would then wait for ever for what cannot come any
+    more. A message that never ends is one cause: it fills the memory that the program may use.
+    """
+    shown = loop_class.call_exception_handler
+
+    def call_exception_handler(self, context):
+        shown(self, context)
+        why = context.get('exception')
+        if 'protocol' not in context or why is None:
+            return
+        if isinstance(why, MemoryError):
+            print('quorate: a party sent more than fits into the memory that this program may use',
+                  file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(OUT_OF_MEMORY if isinstance(why, MemoryError) else 1)
+
+    loop_class.call_exception_handler = call_exception_handler
+
+
 def loop_classes():
     """The loop classes that MPyC can choose from on this machine."""
     classes = [asyncio.base_events.BaseEventLoop]
@@ -189,6 +213,7 @@ def main(control, plan, descriptors):
                   dict(zip(plan['links'], descriptors)))
     for loop_class in loop_classes():
         replace_network(loop_class, links)
+        end_with_broken_link(loop_class)
     name, source = plan['name'], plan['source']
     if source is None:
         sys.path.insert(0, os.path.dirname(os.path.abspath(name)))

@@ -48,6 +48,9 @@ pub const STOP_GRACE: Duration = Duration::from_secs(2);
 pub const DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// The most `Finished` events of one program; it may start MPyC's runtime more than once.
 pub const MAX_FINISHED: usize = 8;
+/// The exit code of a program whose link brought more than its memory limit allows; the launcher
+/// knows it too.
+pub const OUT_OF_MEMORY: i32 = 112;
 /// Room for every event that one program can cause, so that none ever waits.
 const EVENT_QUEUE: usize = MAX_FINISHED + 2;
 

@@ -190,6 +190,15 @@ pub fn alone(args: &[&'static str]) -> Seat<'static> {
 
 /// Start `program` in the test environment.
 pub async fn start(program: Program, seat: Seat<'_>) -> Running {
+    start_confined(program, seat, confinement()).await
+}
+
+/// The same with limits of its own.
+pub async fn start_confined(
+    program: Program,
+    seat: Seat<'_>,
+    confinement: Confinement,
+) -> Running {
     let (stdout, stderr) = (Buffer::default(), Buffer::default());
     let spec = ProgramSpec {
         options: Vec::new(),
@@ -201,7 +210,7 @@ pub async fn start(program: Program, seat: Seat<'_>) -> Running {
         parties: seat.parties,
         threshold: seat.parties.saturating_sub(1) / 2,
         links: seat.links,
-        confinement: confinement(),
+        confinement,
         stdout: stdout.sink(),
         stderr: stderr.sink(),
     };

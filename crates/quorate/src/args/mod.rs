@@ -1,11 +1,13 @@
 //! What can be written on the command line.
 
+mod execution;
 mod part;
 
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use execution::{ExecutionArgs, Isolate, Memory};
 pub use part::PartArgs;
 
 /// Secure multiparty computation between people who name each other by DID.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
+use super::ExecutionArgs;
+
 /// What only this party decides; nothing of it is told to the others.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct PartArgs {
@@ -23,6 +25,8 @@ pub struct PartArgs {
     /// line, other users of this machine cannot see them in the list of processes.
     #[arg(long, value_name = "FILE", help_heading = "Taking part")]
     pub private_args: Option<PathBuf>,
+    #[command(flatten)]
+    pub execution: ExecutionArgs,
     /// End when the process that started this one ends.
     #[arg(long, hide = true)]
     pub with_parent: bool,

@@ -11,6 +11,7 @@
 //! One wish to stop (Ctrl-C, SIGTERM, SIGHUP) serves all phases: before the session it ends the
 //! command, in the session it is passed on, so that the others are told.
 
+mod machine;
 mod outcome;
 mod process;
 mod readiness;
@@ -20,18 +21,18 @@ use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 use quorate_identity::{Code, Verified};
 use quorate_node::{
     files::{Home, IdentityFile, ProgramFiles},
-    party::{self, EVENT_QUEUE, PartyConfig, Scope, Stop},
+    party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
 use quorate_session::{Bundle, Invitation};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    args::{Global, PartArgs},
+    args::{ExecutionArgs, Global, PartArgs},
     command::home,
     consent,
     failure::Failure,
     invitation::{describe, read_text},
-    report::Report,
+    report::{self, Report},
     text,
 };
 
@@ -53,6 +54,8 @@ pub struct Options {
     /// Addresses to try.
     pub at: Vec<String>,
     pub private_args: Vec<String>,
+    /// How the program is run here.
+    pub execution: ExecutionArgs,
 }
 
 impl Options {
@@ -70,6 +73,7 @@ impl Options {
             scope: if part.local { Scope::Local } else { Scope::Lan },
             at: part.at,
             private_args,
+            execution: part.execution,
         })
     }
 }
@@ -164,14 +168,19 @@ pub async fn take_part(
     let prepared = user
         .unless_stopped(Prepared::find(&invitation.subject.program, &options))
         .await?;
+    let confined = machine::confined(&options.execution)?;
     user.show(describe(&invitation));
     user.show([
         text::row("yours", &prepared.line(options.private_args.len())),
+        confined.line,
         text::row(
             "others see",
             "your DID, your name above, your network address; shares; what the program opens to all",
         ),
     ]);
+    if let (true, Some(warning)) = (user.global.json, confined.warning) {
+        report::note(&warning);
+    }
     if !options.yes {
         user.unless_stopped(consent::ask(user.global, "Take part?"))
             .await?;
@@ -191,6 +200,9 @@ pub async fn take_part(
         name: invitation.subject.title.clone(),
         control: None,
         log: None,
+        execution: Execution {
+            confinement: confined.confinement,
+        },
         stdout: Box::new(|| Box::new(tokio::io::stdout())),
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation,

@@ -10,7 +10,7 @@ use crate::{
     attach::{GuardEvent, Refusal},
     overlay::OverlayEvent,
     party::{PartyEvent, control::ControlEvent},
-    program::supervisor::ProgramEvent,
+    program::supervisor::{OUT_OF_MEMORY, ProgramEvent},
     wireguard::MeshEvent,
 };
 
@@ -194,6 +194,7 @@ impl Machine {
                     elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
                     // What the program wrote may hold private data: only how it ended is told.
                     note: match (code, signal) {
+                        (Some(OUT_OF_MEMORY), _) => "out of memory: a party sent too much".into(),
                         (Some(code), _) => format!("exit {code}"),
                         (None, Some(signal)) => format!("killed by signal {signal}"),
                         (None, None) => "ended in an unknown way".into(),

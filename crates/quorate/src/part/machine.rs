@@ -1,0 +1,69 @@
+//! What the program may use of this machine, as the user wants it and the machine allows it.
+
+use quorate_identity::Code;
+use quorate_node::program::{Confinement, Network, confine};
+
+use crate::{
+    args::{ExecutionArgs, Isolate, Memory},
+    failure::Failure,
+    text,
+};
+
+/// What the program gets, and the line that says so to the person before agreeing.
+pub struct Confined {
+    pub confinement: Confinement,
+    pub line: String,
+    /// What is worth a note even where no lines are shown.
+    pub warning: Option<String>,
+}
+
+/// Decides by trying: whether a program can be isolated depends on the machine's settings.
+pub fn confined(args: &ExecutionArgs) -> Result<Confined, Failure> {
+    let memory = match args.memory {
+        None => Some(confine::default_memory()),
+        Some(Memory::Unlimited) => None,
+        Some(Memory::Bytes(bytes)) => Some(bytes),
+    };
+    let shared = |why: &str| format!("the program can use this machine's network: {why}");
+    let (network, text, warning) = match args.isolate {
+        Isolate::Never => (Network::Machine, shared("--isolate never"), None),
+        wanted => match confine::probe() {
+            Ok(()) => {
+                let text = "the program gets none: it reaches the other parties only";
+                (Network::None, text.to_owned(), None)
+            }
+            Err(why) if wanted == Isolate::Always => return Err(impossible(&why)),
+            Err(why) => {
+                let text = shared(&format!("this machine allows no private one ({why})"));
+                (Network::Machine, text.clone(), Some(text))
+            }
+        },
+    };
+    Ok(Confined {
+        confinement: Confinement { network, memory },
+        line: text::row("network", &text),
+        warning,
+    })
+}
+
+fn impossible(why: &std::io::Error) -> Failure {
+    let restricted = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+    let apparmor = std::fs::read_to_string(restricted).is_ok_and(|on| on.trim() == "1");
+    let failure = Failure::new(
+        Code::Userns,
+        format!("the program cannot get a network of its own on this machine: {why}"),
+    );
+    if apparmor {
+        failure
+            .note("because", "AppArmor does not allow user namespaces to ordinary programs")
+            .hint(
+                "an administrator can allow them: sysctl kernel.apparmor_restrict_unprivileged_userns=0; \
+                 or use --isolate auto, and the program can use this machine's network",
+            )
+    } else {
+        failure.hint(
+            "an administrator can allow user namespaces (sysctl user.max_user_namespaces, user.max_net_namespaces); \
+             or use --isolate auto, and the program can use this machine's network",
+        )
+    }
+}
