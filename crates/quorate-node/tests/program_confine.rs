@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use attach_support::{
-    Buffer, Ended, Guarded, PATIENCE, Running, Seat, mesh, start_confined, text,
-};
+use attach_support::{Buffer, Ended, Guarded, PATIENCE, Running, Seat, mesh, start_confined, text};
 use quorate_node::attach::ChildFds;
 use quorate_node::program::supervisor::OUT_OF_MEMORY;
 use quorate_node::program::{Confinement, Network, ProgramSpec, Supervisor, confine};

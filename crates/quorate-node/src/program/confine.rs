@@ -67,9 +67,7 @@ pub fn default_memory() -> u64 {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion)] // not 64 bits wide on every machine
     let total = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
-    (total / 4)
-        .saturating_mul(DEFAULT_QUARTERS)
-        .max(MIN_MEMORY)
+    (total / 4).saturating_mul(DEFAULT_QUARTERS).max(MIN_MEMORY)
 }
 
 /// Whether this machine lets this user isolate a program; the error says why not.

@@ -194,11 +194,7 @@ pub async fn start(program: Program, seat: Seat<'_>) -> Running {
 }
 
 /// The same with limits of its own.
-pub async fn start_confined(
-    program: Program,
-    seat: Seat<'_>,
-    confinement: Confinement,
-) -> Running {
+pub async fn start_confined(program: Program, seat: Seat<'_>, confinement: Confinement) -> Running {
     let (stdout, stderr) = (Buffer::default(), Buffer::default());
     let spec = ProgramSpec {
         options: Vec::new(),
