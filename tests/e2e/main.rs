@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod capture;
+mod contacts;
 mod demo;
 mod docs;
 mod failure;

@@ -6,8 +6,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use quorate_identity::{Code, DidKeyResolver, Resolver, UnixTime, Unverified, Verified};
-use quorate_node::program::check_user_args;
+use quorate_identity::{Code, Did, DidKeyResolver, Resolver, UnixTime, Unverified, Verified};
+use quorate_node::{files::Contacts, program::check_user_args};
 use quorate_session::{Bundle, Invitation};
 
 use crate::{failure::Failure, text};
@@ -101,8 +101,32 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
         .map_err(|_| Failure::new(Code::Format, format!("{} is not text", path.display())))
 }
 
+/// Whose eyes look at an invitation: petnames are the reader's own, so they stand in brackets beside
+/// what the organizer wrote, never instead of it.
+pub struct People {
+    pub contacts: Contacts,
+    pub me: Did,
+}
+
+impl People {
+    /// What a reader should know about a party (or the issuer) that somebody else called `name`.
+    pub fn mark(&self, name: &str, did: &Did) -> String {
+        if *did == self.me {
+            return "   (you)".into();
+        }
+        if let Some(contact) = self.contacts.by_did(did) {
+            return format!("   [{}]", contact.name);
+        }
+        match self.contacts.imitates(name, did) {
+            Some(other) => format!("   (!) not your contact [{other}]"),
+            None => "   not in your contacts".into(),
+        }
+    }
+}
+
 /// What the invitation says, line by line; every word of the organizer escaped.
-pub fn describe(invitation: &Verified<Invitation>) -> Vec<String> {
+pub fn describe(invitation: &Verified<Invitation>, people: Option<&People>) -> Vec<String> {
+    let mark = |name: &str, did: &Did| people.map_or_else(String::new, |p| p.mark(name, did));
     let subject = &invitation.subject;
     let issuer_name = subject
         .parties
@@ -156,7 +180,12 @@ pub fn describe(invitation: &Verified<Invitation>) -> Vec<String> {
     for (index, party) in subject.parties.iter().enumerate() {
         lines.push(text::row(
             "",
-            &format!("{index}  {}  {}", text::foreign(&party.name), party.did),
+            &format!(
+                "{index}  {}  {}{}",
+                text::foreign(&party.name),
+                party.did,
+                mark(&party.name, &party.did)
+            ),
         ));
     }
     lines

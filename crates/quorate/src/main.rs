@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Demo(args) => command::demo::run(&global, args),
         Command::Id(args) => command::id::run(&global, args),
+        Command::Contacts(args) => command::contacts::run(&global, args),
         Command::Invite(args) => command::invite::run(&global, &args),
         Command::Join(args) => command::join::run(&global, args),
         Command::Verify(args) => command::verify::run(&global, &args),

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use quorate_identity::Verified;
+use quorate_identity::{Digest, Verified};
 use quorate_node::party::PartyEvent;
-use quorate_session::{Invitation, Pid};
+use quorate_session::{Invitation, Pid, safety_words};
 use serde_json::{Value, json};
 
 use crate::{args::Global, text};
@@ -23,6 +23,12 @@ pub fn note(note: &str) {
 /// How often the living line of a wait moves.
 const SPIN: Duration = Duration::from_millis(500);
 
+/// The safety words of a roster: the same at all parties, or something is wrong.
+fn words(roster: &str) -> String {
+    let digest: Result<Digest, _> = roster.parse();
+    digest.map_or_else(|_| roster.to_owned(), |d| safety_words(&d).join("-"))
+}
+
 /// Shows the events of one party's session.
 #[allow(clippy::struct_excessive_bools)] // independent switches and marks
 pub struct Report {
@@ -36,6 +42,7 @@ pub struct Report {
     joined: BTreeSet<u16>,
     local: bool,
     ran: bool,
+    sealed: bool,
     shown_addresses: bool,
     spinner: Option<ProgressBar>,
 }
@@ -58,6 +65,7 @@ impl Report {
             joined: BTreeSet::new(),
             local,
             ran: false,
+            sealed: false,
             shown_addresses: false,
             spinner: None,
         }
@@ -74,11 +82,15 @@ impl Report {
             self.bytes_sent = Some(*bytes_sent);
         }
         self.ran |= matches!(event, PartyEvent::Program { .. });
+        self.sealed |= matches!(event, PartyEvent::Roster { .. });
         if self.json {
             let mut value =
                 serde_json::to_value(event).unwrap_or_else(|_| json!({"event": "unprintable"}));
             if let Value::Object(members) = &mut value {
                 members.insert("schema".into(), schema("event").into());
+                if let PartyEvent::Roster { digest } = event {
+                    members.insert("words".into(), words(digest).into());
+                }
             }
             text::say(value);
             return;
@@ -129,6 +141,11 @@ impl Report {
     /// Whether the program was started at all.
     pub fn ran(&self) -> bool {
         self.ran
+    }
+
+    /// Whether all parties signed the same roster, so that each has proven its DID.
+    pub fn sealed(&self) -> bool {
+        self.sealed
     }
 
     /// The line for the end of a good run.
@@ -184,8 +201,8 @@ impl Report {
                 text::row(
                     "sealed",
                     &format!(
-                        "{m}/{m} signed the same roster  {}…",
-                        digest.get(..8).unwrap_or(digest)
+                        "{m}/{m} signed the same session · safety words  {}   (read them out)",
+                        words(digest)
                     ),
                 )
             }

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use quorate_identity::Code;
@@ -13,6 +13,8 @@ use crate::Fault;
 
 /// Mode of every file that is written here.
 const FILE_MODE: u32 = 0o600;
+/// Most damaged versions of one file that are kept.
+const MAX_ASIDE: usize = 16;
 
 /// The content of a file that must not be larger than `limit` bytes; `None` when there is no file.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Fault> {
@@ -59,6 +61,32 @@ pub fn remove_if_there(path: &Path) -> Result<(), Fault> {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(disk(path, "cannot be removed", &e)),
         _ => Ok(()),
     }
+}
+
+/// Moves a damaged file beside its place, over none that lies there already: its owner may want to
+/// repair it. Gives its new path.
+pub fn put_aside(path: &Path) -> Result<PathBuf, Fault> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let places = (1..=MAX_ASIDE).map(|n| match n {
+        1 => path.with_file_name(format!("{name}.damaged")),
+        n => path.with_file_name(format!("{name}.damaged-{n}")),
+    });
+    for aside in places {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(aside),
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(disk(path, "is damaged and cannot be put aside", &e.into())),
+        }
+    }
+    Err(Fault::new(
+        Code::State,
+        format!(
+            "{} is damaged, and {MAX_ASIDE} damaged ones lie beside it",
+            path.display()
+        ),
+    )
+    .hint("look at them and remove those that you do not need"))
 }
 
 fn write_temporary(path: &Path, content: &[u8]) -> Result<tempfile::NamedTempFile, Fault> {

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! data/   identity/default.json  0600   the long-term key, made at first use
+//!         contacts.json          0600   the people I know, by the names I gave them
+//!         sessions/<name>.json   0600   what I once agreed to, for doing it again
 //!         receipts/              0600   signed receipts of ended sessions
 //!         python/                       private virtual environment of `quorate demo`
 //! state/  sessions/<digest>      0600   what must survive a crash: written before it is sent
@@ -12,13 +14,20 @@
 //! folder whose owner is gone (its lock is free) is removed by the next command that starts.
 
 mod atomic;
+mod contacts;
 mod home;
 mod identity;
 mod program_files;
 mod run_folder;
+mod session_memory;
 
-pub use atomic::{read_bounded, remove_if_there, write_atomic, write_new};
+pub use atomic::{put_aside, read_bounded, remove_if_there, write_atomic, write_new};
+pub use contacts::{
+    Contact, ContactError, Contacts, MAX_CONTACTS_FILE_BYTES, MAX_PETNAME_CHARS, check_petname,
+    petname_of,
+};
 pub use home::Home;
 pub use identity::{IdentityFile, MAX_NAME_CHARS};
 pub use program_files::ProgramFiles;
 pub use run_folder::RunFolder;
+pub use session_memory::{MemoryOfParty, SessionMemory};

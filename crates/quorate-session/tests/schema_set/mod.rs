@@ -32,7 +32,14 @@ pub const WIRE: &[&str] = &[
     "receipt",
 ];
 /// Schemas of what the command line prints.
-pub const REPORTS: &[&str] = &["error", "event", "identity", "verification", "version"];
+pub const REPORTS: &[&str] = &[
+    "contacts",
+    "error",
+    "event",
+    "identity",
+    "verification",
+    "version",
+];
 /// Types of `common` that are texts of their own.
 pub const TEXTS: &[&str] = &["contentDigest", "dateTime", "did", "digest", "peerId"];
 /// Schemas that describe neither: files of this folder, and parts of the others.

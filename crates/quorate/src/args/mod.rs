@@ -1,13 +1,17 @@
 //! What can be written on the command line.
 
+mod contacts;
 mod execution;
+mod invite;
 mod part;
 
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use contacts::{ContactsAction, ContactsArgs};
 pub use execution::{ExecutionArgs, Isolate, Memory};
+pub use invite::InviteArgs;
 pub use part::PartArgs;
 
 /// Secure multiparty computation between people who name each other by DID.
@@ -79,10 +83,12 @@ pub enum Command {
     Demo(DemoArgs),
     /// Show, make, export or import your identity.
     Id(IdArgs),
-    /// Sign an invitation to a computation.
+    /// Sign an invitation to a computation, and take part.
     Invite(InviteArgs),
     /// Take part in a computation.
     Join(JoinArgs),
+    /// The people you know, by the names that you gave them.
+    Contacts(ContactsArgs),
     /// Check an invitation offline.
     Verify(VerifyArgs),
     /// Print the version of quorate and of what it speaks.
@@ -138,50 +144,6 @@ pub enum IdAction {
         #[arg(long)]
         replace: bool,
     },
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct InviteArgs {
-    /// `mpyc:NAME` for a program carried in quorate (secretsanta, mean-income, vote), a Python file,
-    /// or a folder with a `main.py`.
-    pub program: String,
-    /// The others: DIDs, each with a name before it if you like: `sud=did:key:z6Mk…`. Repeat, or
-    /// separate by commas; the order is the order of the parties.
-    #[arg(
-        long,
-        required = true,
-        value_name = "[NAME=]DID,…",
-        value_delimiter = ','
-    )]
-    pub with: Vec<String>,
-    /// Where to write the invitation; `-` for stdout. The file is not public: it lets its readers see
-    /// who is invited.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
-    /// What you call yourself in the invitation.
-    #[arg(long, value_name = "NAME")]
-    pub me: Option<String>,
-    /// Title of the session.
-    #[arg(long, value_name = "TITLE")]
-    pub name: Option<String>,
-    /// How long the others may take to join: 90s, 30m, 2h, 7d.
-    #[arg(long, default_value = "2h", value_name = "TIME", value_parser = crate::text::parse_duration)]
-    pub expires: std::time::Duration,
-    /// How many parties may pool what they see and still learn nothing: 1 up to below half.
-    #[arg(long, value_name = "T")]
-    pub threshold: Option<u16>,
-    /// Only sign; do not take part.
-    #[arg(long)]
-    pub issuer_only: bool,
-    /// Addresses at which a party can be reached, put into the file as hints.
-    #[arg(long, value_name = "ADDR")]
-    pub hint: Vec<String>,
-    /// Replace FILE if it exists.
-    #[arg(long)]
-    pub force: bool,
-    /// Arguments of the program that all parties see and sign.
-    #[arg(last = true, value_name = "PUBLIC ARGS")]
-    pub args: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -32,6 +32,7 @@ fn from_file(path: &Path) -> Result<Invited, Failure> {
     Ok(Invited {
         invitation: received.invitation,
         bundle,
+        claims: Vec::new(),
     })
 }
 

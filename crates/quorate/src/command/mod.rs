@@ -1,5 +1,6 @@
 //! One module per command.
 
+pub mod contacts;
 pub mod demo;
 pub mod id;
 pub mod invite;

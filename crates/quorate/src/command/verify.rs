@@ -21,7 +21,7 @@ pub fn run(global: &Global, args: &VerifyArgs) -> Result<ExitCode, Failure> {
         print_stdout(&report.to_string());
         return Ok(ExitCode::SUCCESS);
     }
-    for line in describe(invitation) {
+    for line in describe(invitation, None) {
         print_stdout(&anstream::adapter::strip_str(&line).to_string());
     }
     if received.bundle.is_none() && !global.quiet {

@@ -12,30 +12,38 @@
 //! command, in the session it is passed on, so that the others are told.
 
 mod machine;
+mod memory;
 mod outcome;
 mod process;
 mod readiness;
 
-use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use quorate_identity::{Code, Verified};
 use quorate_node::{
-    files::{Home, IdentityFile, ProgramFiles},
+    files::{Contacts, Home, IdentityFile, ProgramFiles},
     party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
 use quorate_session::{Bundle, Invitation};
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     args::{ExecutionArgs, Global, PartArgs},
-    command::home,
+    command::{contacts, home},
     consent,
     failure::Failure,
-    invitation::{describe, read_text},
-    report::{self, Report},
+    invitation::{People, describe, read_text},
+    report::{self, Report, schema},
     text,
 };
 
+pub use memory::Claim;
 pub use readiness::Prepared;
 
 /// How long the runtime may take to let go of what it still holds.
@@ -56,6 +64,8 @@ pub struct Options {
     pub private_args: Vec<String>,
     /// How the program is run here.
     pub execution: ExecutionArgs,
+    /// The file that they came from.
+    pub private_args_file: Option<PathBuf>,
 }
 
 impl Options {
@@ -65,7 +75,9 @@ impl Options {
             Some(file) => read_text(file)?.lines().map(str::to_owned).collect(),
             None => args,
         };
+        let file = part.private_args.filter(|f| *f != Path::new("-"));
         Ok(Self {
+            private_args_file: file.and_then(|f| std::path::absolute(f).ok()),
             program_path: None,
             program: None,
             python: part.python,
@@ -98,6 +110,29 @@ impl User<'_> {
             _ = stop.wait_for(|s| *s != Stop::No) => Err(stopped()),
             done = work => done,
         }
+    }
+
+    /// One event for programs; people get lines.
+    pub fn event(&self, name: &str, members: &[(&str, Value)]) {
+        if !self.global.json {
+            return;
+        }
+        let mut event = json!({"schema": schema("event"), "event": name});
+        for (key, value) in members {
+            event[*key] = value.clone();
+        }
+        text::say(event);
+    }
+
+    /// Something to know.
+    pub fn note(&self, note: &str) {
+        self.event("note", &[("text", note.into())]);
+        self.show([text::row("note", &text::foreign(note))]);
+    }
+
+    /// The people this user knows.
+    pub fn contacts(&self) -> Result<Contacts, Failure> {
+        contacts::load(self.global, &self.home)
     }
 
     /// Shows lines to people; `--quiet` and `--json` have none.
@@ -153,6 +188,8 @@ where
 pub struct Invited {
     pub invitation: Verified<Invitation>,
     pub bundle: Bundle,
+    /// What the parties said about themselves on the way here.
+    pub claims: Vec<Claim>,
 }
 
 /// From an invitation to the end of its session.
@@ -161,15 +198,23 @@ pub async fn take_part(
     invited: Invited,
     options: Options,
 ) -> Result<ExitCode, Failure> {
-    let Invited { invitation, bundle } = invited;
+    let Invited {
+        invitation,
+        bundle,
+        claims,
+    } = invited;
     let me = readiness::my_index(&invitation, &user.identity.key)?;
     readiness::check_deadline(invitation.subject.time.join_by)?;
     readiness::check_paths(&invitation)?;
+    let people = People {
+        contacts: user.contacts()?,
+        me: user.identity.key.did(),
+    };
     let prepared = user
         .unless_stopped(Prepared::find(&invitation.subject.program, &options))
         .await?;
     let confined = machine::confined(&options.execution)?;
-    user.show(describe(&invitation));
+    user.show(describe(&invitation, Some(&people)));
     user.show([
         text::row("yours", &prepared.line(options.private_args.len())),
         confined.line,
@@ -185,6 +230,14 @@ pub async fn take_part(
         user.unless_stopped(consent::ask(user.global, "Take part?"))
             .await?;
     }
+    let name = memory::keep_session(user, &invitation, &options)?;
+    user.event(
+        "session",
+        &[
+            ("name", name.clone().into()),
+            ("digest", invitation.digest().to_string().into()),
+        ],
+    );
     let config = PartyConfig {
         fingerprint: prepared.fingerprint(),
         addresses: bundle.hints.iter().chain(&options.at).cloned().collect(),
@@ -197,7 +250,7 @@ pub async fn take_part(
         scope: options.scope,
         check_own_program: true,
         home: user.home.clone(),
-        name: invitation.subject.title.clone(),
+        name,
         control: None,
         log: None,
         execution: Execution {
@@ -207,10 +260,15 @@ pub async fn take_part(
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation,
     };
-    run(user, config, me).await
+    run(user, config, me, &claims).await
 }
 
-async fn run(user: &User<'_>, config: PartyConfig, me: usize) -> Result<ExitCode, Failure> {
+async fn run(
+    user: &User<'_>,
+    config: PartyConfig,
+    me: usize,
+    claims: &[Claim],
+) -> Result<ExitCode, Failure> {
     let local = config.scope == Scope::Local;
     let invitation = config.invitation.clone();
     let mut report = Report::new(user.global, &invitation, me, local);
@@ -222,5 +280,8 @@ async fn run(user: &User<'_>, config: PartyConfig, me: usize) -> Result<ExitCode
     let outcome = run
         .await
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))??;
+    if report.sealed() {
+        memory::keep_people(user, &invitation, claims);
+    }
     outcome::conclude(&invitation, &report, outcome)
 }
