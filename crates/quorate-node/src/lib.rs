@@ -5,9 +5,11 @@
 //! inside [`netstack`].
 
 pub mod attach;
+mod contact;
 pub mod control;
 mod fault;
 pub mod files;
+pub mod lobby;
 pub mod netstack;
 pub mod overlay;
 pub mod party;

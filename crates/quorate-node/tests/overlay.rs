@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use libp2p::{PeerId, identity::Keypair};
 use quorate_node::overlay::{
     LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES, MAX_FRAME_BYTES, Overlay, OverlayConfig, OverlayEvent,
-    Scope,
+    Purpose, Scope,
 };
 use tokio::{
     io::copy_bidirectional,
@@ -43,6 +43,7 @@ impl Node {
 
     async fn start_as(seed: [u8; 32], beacon_key: [u8; 32], hints: Vec<String>) -> Self {
         let config = OverlayConfig {
+            purpose: Purpose::Session,
             secret: Zeroizing::new(seed),
             scope: Scope::Local,
             beacon_key,
@@ -468,6 +469,7 @@ async fn a_new_stream_of_the_same_peer_replaces_the_old_link() {
 #[test]
 fn secrets_are_not_shown() {
     let config = OverlayConfig {
+        purpose: Purpose::Session,
         secret: Zeroizing::new([0xab; 32]),
         scope: Scope::Local,
         beacon_key: [0xcd; 32],

@@ -19,7 +19,7 @@ use libp2p::{
     noise, tcp, yamux,
 };
 use quorate_node::overlay::{
-    MAX_FRAME_BYTES, MAX_INCOMING_FROM_LOOPBACK, Overlay, OverlayConfig, OverlayEvent,
+    MAX_FRAME_BYTES, MAX_INCOMING_FROM_LOOPBACK, Overlay, OverlayConfig, OverlayEvent, Purpose,
     SESSION_WAIT, Scope,
 };
 use tokio::{
@@ -50,6 +50,7 @@ fn random<const N: usize>() -> [u8; N] {
 impl Node {
     async fn start(beacon_key: [u8; 32], hints: Vec<String>) -> Self {
         let config = OverlayConfig {
+            purpose: Purpose::Session,
             secret: Zeroizing::new(random()),
             scope: Scope::Local,
             beacon_key,

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use quorate_node::overlay::{Overlay, OverlayConfig, OverlayEvent, Scope};
+use quorate_node::overlay::{Overlay, OverlayConfig, OverlayEvent, Purpose, Scope};
 use tokio::{sync::mpsc::Receiver, time::timeout};
 use zeroize::Zeroizing;
 
@@ -20,6 +20,7 @@ const GROUP: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 255, 113, 82));
 
 async fn start(seed: u8, key: u8, hints: Vec<String>) -> (Overlay, Receiver<OverlayEvent>) {
     let config = OverlayConfig {
+        purpose: Purpose::Session,
         secret: Zeroizing::new([seed; 32]),
         scope: Scope::Local,
         beacon_key: [key; 32],

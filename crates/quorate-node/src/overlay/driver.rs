@@ -17,7 +17,7 @@ use std::{
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, Swarm,
+    Multiaddr, PeerId, StreamProtocol, Swarm,
     core::transport::ListenerId,
     identify, mdns, ping,
     swarm::{
@@ -32,13 +32,13 @@ use tokio::{
 };
 
 use super::{
-    Addresses, Command, OverlayConfig, OverlayError, OverlayEvent, Scope,
+    Addresses, Command, OverlayConfig, OverlayError, OverlayEvent, Purpose, Scope,
     address::{Endpoint, Transport},
     beacon::{Beacon, Sealer},
     dialing::{Attempt, Dialing, Failure, MAX_HINTS},
     link::{CLOSE_GRACE, End, Links, Task},
     network::{Network, Node, NodeEvent, listen_addresses},
-    stream::{self, SESSION_PROTOCOL},
+    stream,
 };
 
 /// Events of the overlay itself that wait for the caller.
@@ -79,6 +79,9 @@ pub(super) struct Driver {
     swarm: Swarm<Node>,
     gone: mpsc::Receiver<()>,
     scope: Scope,
+    protocol: StreamProtocol,
+    /// If set, nobody else is dialled.
+    only: Option<PeerId>,
     shared: Shared,
     events: mpsc::Sender<OverlayEvent>,
     orders: mpsc::Receiver<Command>,
@@ -109,16 +112,29 @@ impl Driver {
         let OverlayConfig {
             secret,
             scope,
+            purpose,
             beacon_key,
             hints,
         } = config;
+        let only = match &purpose {
+            Purpose::Guest(peer) => {
+                let peer: PeerId = peer
+                    .parse()
+                    .map_err(|_| OverlayError::Setup("the PeerId is not one".into()))?;
+                Some(peer)
+            }
+            Purpose::Session | Purpose::Lobby | Purpose::Post => None,
+        };
+        let protocol = stream::protocol(&purpose);
         let beacon_key = zeroize::Zeroizing::new(beacon_key);
-        let network = Network::build(secret, scope)?;
+        let network = Network::build(secret, scope, protocol.clone(), only)?;
         let seed = || getrandom::u64().map_err(|e| OverlayError::Random(e.to_string()));
         let mut driver = Self {
             swarm: network.swarm,
             gone: network.gone,
             scope,
+            protocol,
+            only,
             shared,
             events,
             orders,
@@ -203,9 +219,19 @@ impl Driver {
         }
     }
 
+    /// Whether `peer` may be dialled at all.
+    fn wants(&self, peer: &PeerId) -> bool {
+        self.only.is_none_or(|only| only == *peer)
+    }
+
     fn take_hint(&mut self, hint: &str, now: Instant) {
         match Endpoint::parse(hint, self.scope) {
-            Ok(endpoint) => {
+            Ok(endpoint) if endpoint.peer.is_some_and(|peer| !self.wants(&peer)) => {
+                self.note("an address of somebody else is left out".into());
+            }
+            Ok(mut endpoint) => {
+                // Whoever else answers there is hung up on before anything is said.
+                endpoint.peer = endpoint.peer.or(self.only);
                 if !self.dialing.hint(endpoint, now) {
                     self.note("there are too many addresses to dial; this one is left out".into());
                 }
@@ -307,7 +333,10 @@ impl Driver {
     }
 
     fn on_beacon(&mut self, peer: PeerId, heard: Vec<Endpoint>, answer: bool, now: Instant) {
-        if self.swarm.behaviour().session.is_refused(&peer) || self.dialing.is_connected(&peer) {
+        if self.swarm.behaviour().session.is_refused(&peer)
+            || self.dialing.is_connected(&peer)
+            || !self.wants(&peer)
+        {
             return;
         }
         let delay = if self.peer_id() < peer {
@@ -386,7 +415,7 @@ impl Driver {
                 peer_id,
                 connection_id,
                 info,
-            }) if !info.protocols.contains(&SESSION_PROTOCOL) => {
+            }) if !info.protocols.contains(&self.protocol) => {
                 self.drop_connection(connection_id);
                 self.refuse(peer_id, now);
             }
@@ -407,6 +436,7 @@ impl Driver {
         if endpoint.allowed(self.scope).is_err()
             || endpoint.is_loopback()
             || peer == self.peer_id()
+            || !self.wants(&peer)
             || self.swarm.behaviour().session.is_refused(&peer)
         {
             return;
@@ -465,7 +495,7 @@ impl Driver {
                 self.refuse_aloud(peer, &format!("it {what}"), now);
             }
             stream::Event::Foreign { peer } => {
-                tracing::debug!(%peer, "does not speak {SESSION_PROTOCOL}");
+                tracing::debug!(%peer, "does not speak {}", self.protocol);
                 self.refuse(peer, now);
             }
         }

@@ -5,8 +5,8 @@
 //!   beacon (loopback)┼─► dialling ─► connection ─► stream ─► link     LinkDown, Note
 //!    mDNS (scope lan)┘   (TCP, QUIC; noise, TLS 1.3; yamux)  └─◄ send, close_link, drop_link, dial
 //! ```
-//! A *link* is one connected peer that speaks `/quorate/session/1`: at most one per `PeerId`,
-//! however many connections there are. Frames arrive whole, in order, at most once; what was
+//! A *link* is one connected peer that speaks the protocol of the same [`Purpose`]: at most one per
+//! `PeerId`, however many connections there are. Frames arrive whole, in order, at most once; what was
 //! queued when a link goes down may be lost. A peer that comes back is a new link.
 //!
 //! Limits: every queue, list, size and time is a named constant in this module tree. Frames of at
@@ -61,12 +61,28 @@ pub enum Scope {
     Lan,
 }
 
+/// What an overlay is for. Peers with another purpose are not linked, so that neither side has to
+/// make sense of the other's frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The parties of a session.
+    Session,
+    /// The lobby of an open call.
+    Lobby,
+    /// A guest of the lobby of this `PeerId`, which talks to nobody else.
+    Guest(String),
+    /// Delivery of invitations between people who know each other.
+    Post,
+}
+
 /// What an overlay is started with.
 pub struct OverlayConfig {
     /// Ed25519 seed of this session's libp2p identity; to be used once.
     pub secret: Zeroizing<[u8; 32]>,
     /// Where to listen and dial.
     pub scope: Scope,
+    /// With whom to speak.
+    pub purpose: Purpose,
     /// Seals the loopback beacon; derived from the rendezvous secret.
     pub beacon_key: [u8; 32],
     /// Addresses to dial, as multiaddr text with or without `/p2p/…`.
@@ -78,6 +94,7 @@ impl fmt::Debug for OverlayConfig {
         f.debug_struct("OverlayConfig")
             .field("secret", &"(secret)")
             .field("scope", &self.scope)
+            .field("purpose", &self.purpose)
             .field("beacon_key", &"(secret)")
             .field("hints", &self.hints)
             .finish()

@@ -7,7 +7,7 @@
 use std::{io, net::IpAddr, time::Duration};
 
 use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, connection_limits,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits,
     connection_limits::ConnectionLimits,
     identify,
     identity::{Keypair, PublicKey},
@@ -78,7 +78,12 @@ pub(super) struct Network {
 
 impl Network {
     /// Builds the swarm with the identity of `seed`.
-    pub fn build(seed: Zeroizing<[u8; 32]>, scope: Scope) -> Result<Self, OverlayError> {
+    pub fn build(
+        seed: Zeroizing<[u8; 32]>,
+        scope: Scope,
+        protocol: StreamProtocol,
+        only: Option<PeerId>,
+    ) -> Result<Self, OverlayError> {
         let mut seed = seed;
         let keypair = Keypair::ed25519_from_bytes(seed.as_mut_slice()).map_err(setup)?;
         let public = keypair.public();
@@ -86,7 +91,7 @@ impl Network {
         let node = Node {
             limits: connection_limits::Behaviour::new(limits()),
             admission: admission::Behaviour::default(),
-            session: stream::Behaviour::new(public.to_peer_id(), scope),
+            session: stream::Behaviour::new(public.to_peer_id(), scope, protocol, only),
             identify: identify::Behaviour::new(identify_config(public.clone())),
             ping: ping::Behaviour::new(
                 ping::Config::new()

@@ -44,10 +44,17 @@ use libp2p::{
     },
 };
 
-use super::{Scope, address::Endpoint};
+use super::{Purpose, Scope, address::Endpoint};
 
-/// The protocol of session streams.
-pub(super) const SESSION_PROTOCOL: StreamProtocol = StreamProtocol::new("/quorate/session/1");
+/// The protocol of the streams of each purpose.
+pub(super) fn protocol(purpose: &Purpose) -> StreamProtocol {
+    StreamProtocol::new(match purpose {
+        Purpose::Session => "/quorate/session/1",
+        Purpose::Lobby | Purpose::Guest(_) => "/quorate/lobby/1",
+        Purpose::Post => "/quorate/post/1",
+    })
+}
+
 /// Refused peers remembered at a time; beyond it the one that would be let in first is forgotten.
 const MAX_REFUSED: usize = 256;
 
@@ -100,16 +107,26 @@ struct Peer {
 pub(super) struct Behaviour {
     local: PeerId,
     scope: Scope,
+    protocol: StreamProtocol,
+    /// If set, no other peer is let in.
+    only: Option<PeerId>,
     peers: HashMap<PeerId, Peer>,
     refused: HashMap<PeerId, Instant>,
     queue: VecDeque<ToSwarm<Event, Open>>,
 }
 
 impl Behaviour {
-    pub fn new(local: PeerId, scope: Scope) -> Self {
+    pub fn new(
+        local: PeerId,
+        scope: Scope,
+        protocol: StreamProtocol,
+        only: Option<PeerId>,
+    ) -> Self {
         Self {
             local,
             scope,
+            protocol,
+            only,
             peers: HashMap::new(),
             refused: HashMap::new(),
             queue: VecDeque::new(),
@@ -171,7 +188,12 @@ impl Behaviour {
         if self.is_refused(peer) {
             return Err(ConnectionDenied::new(Refused("this peer was refused")));
         }
-        Ok(Handler::default())
+        if self.only.is_some_and(|only| only != *peer) {
+            return Err(ConnectionDenied::new(Refused(
+                "this peer is not the one looked for",
+            )));
+        }
+        Ok(Handler::new(self.protocol.clone()))
     }
 
     /// Asks for the session stream on the oldest fresh connection, if opening is ours to do.
@@ -341,14 +363,23 @@ pub(super) enum Report {
 }
 
 /// The session stream of one connection.
-#[derive(Default)]
 pub(super) struct Handler {
+    protocol: StreamProtocol,
     open: bool,
     had_stream: bool,
     reports: VecDeque<Report>,
 }
 
 impl Handler {
+    fn new(protocol: StreamProtocol) -> Self {
+        Self {
+            protocol,
+            open: false,
+            had_stream: false,
+            reports: VecDeque::new(),
+        }
+    }
+
     fn opened(&mut self, stream: Stream, inbound: bool) {
         if self.had_stream {
             // Said once: after it the behaviour closes the connection.
@@ -371,7 +402,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = ();
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(SESSION_PROTOCOL), ())
+        SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ())
     }
 
     fn on_behaviour_event(&mut self, _: Open) {

@@ -122,12 +122,12 @@ pub async fn run(
 }
 
 /// The clock of the shell: the cores get time only from here.
-mod clock {
+pub(crate) mod clock {
     use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
     use quorate_identity::{UnixMillis, UnixTime};
 
-    pub(super) fn now() -> Instant {
+    pub(crate) fn now() -> Instant {
         Instant::now()
     }
 
@@ -138,7 +138,7 @@ mod clock {
         UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(super) fn wall() -> UnixTime {
+    pub(crate) fn wall() -> UnixTime {
         wall_millis().seconds()
     }
 }

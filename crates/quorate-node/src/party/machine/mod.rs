@@ -123,6 +123,7 @@ impl Machine {
         let session = new_session(&config, &record, &events)?;
         let desk = open_desk(&mut config, session.me())?;
         let overlay = OverlayConfig {
+            purpose: crate::overlay::Purpose::Session,
             secret: Zeroizing::new(*session.overlay_secret()),
             scope: match config.scope {
                 Scope::Local => crate::overlay::Scope::Local,
