@@ -22,7 +22,7 @@ use quorate_session::{
 use tokio::{sync::mpsc::Receiver, time::timeout};
 use zeroize::Zeroizing;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
