@@ -18,7 +18,7 @@ mod invariants;
 mod liar;
 mod node;
 mod schedule;
-mod setting;
+pub mod setting;
 mod world;
 
 pub use invariants::{Invariant, Violation};

@@ -15,27 +15,33 @@ use std::{
 };
 
 /// Wall time at which a run begins.
-pub(crate) const START: i64 = 1_795_348_800;
-/// Seconds until all must have joined, started, ended.
-pub(crate) const JOIN_SECONDS: i64 = 90;
-pub(crate) const START_SECONDS: i64 = 140;
-pub(crate) const END_SECONDS: i64 = 220;
+pub const START: i64 = 1_795_348_800;
+/// Seconds until all must have joined.
+pub const JOIN_SECONDS: i64 = 90;
+/// Seconds until all must have started.
+pub const START_SECONDS: i64 = 140;
+/// Seconds until all must have ended.
+pub const END_SECONDS: i64 = 220;
 /// Session id of both invitations.
-pub(crate) const SID: B64<32> = B64([0x51; 32]);
+pub const SID: B64<32> = B64([0x51; 32]);
 
-pub(crate) fn party_key(pid: u16) -> SigningKey {
+/// The key of a party.
+pub fn party_key(pid: u16) -> SigningKey {
     SigningKey::from_seed(&[u8::try_from(pid).unwrap_or(0xff) ^ 0xa0; 32])
 }
 
-pub(crate) fn outsider_key() -> SigningKey {
+/// The key of somebody who is not listed.
+pub fn outsider_key() -> SigningKey {
     SigningKey::from_seed(&[0xee; 32])
 }
 
-pub(crate) fn secret() -> RendezvousSecret {
+/// The rendezvous secret.
+pub fn secret() -> RendezvousSecret {
     RendezvousSecret::new([0x5e; 32])
 }
 
-pub(crate) fn fingerprint() -> Fingerprint {
+/// What every party would run.
+pub fn fingerprint() -> Fingerprint {
     Fingerprint {
         quorate: "0.1.0".into(),
         mpyc: "0.11".into(),
@@ -95,7 +101,7 @@ fn invitation(parties: u16, other: bool) -> Verified<Invitation> {
 }
 
 /// The same invitation, signed once per process: thousands of runs share it.
-pub(crate) fn invitation_of(parties: u16, other: bool) -> Verified<Invitation> {
+pub fn invitation_of(parties: u16, other: bool) -> Verified<Invitation> {
     static SIGNED: Mutex<BTreeMap<(u16, bool), Verified<Invitation>>> = Mutex::new(BTreeMap::new());
     let mut signed = SIGNED.lock().unwrap_or_else(PoisonError::into_inner);
     signed
@@ -105,7 +111,7 @@ pub(crate) fn invitation_of(parties: u16, other: bool) -> Verified<Invitation> {
 }
 
 /// The keys of a DID, resolved once per process.
-pub(crate) fn resolve(did: &Did) -> Result<ResolvedDid, Rejection> {
+pub fn resolve(did: &Did) -> Result<ResolvedDid, Rejection> {
     static RESOLVED: Mutex<BTreeMap<Did, ResolvedDid>> = Mutex::new(BTreeMap::new());
     let mut resolved = RESOLVED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = resolved.get(did) {
@@ -118,6 +124,6 @@ pub(crate) fn resolve(did: &Did) -> Result<ResolvedDid, Rejection> {
 }
 
 /// A digest that differs for every number.
-pub(crate) fn numbered(n: u64) -> Digest {
+pub fn numbered(n: u64) -> Digest {
     Digest::of("quorate-sim/number", &n.to_be_bytes())
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a tool for developers talks to them
 
+mod fuzz;
 mod generate;
 mod invariants;
 mod setup;
@@ -23,6 +24,7 @@ cargo xtask COMMAND
   interop      compare with other DID implementations (its own lock file)
   invariants   the architecture's invariants alone
   vectors      make schemas/v1/vectors again from its fixed seeds
+  fuzz NAME S  search with libFuzzer for S seconds (60), in one target or, without a name, in each
   codes        write the table of refusal codes into docs/protocol.md";
 
 type Step = (&'static str, fn(&Path) -> Result<(), String>);
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Some("interop") => INTEROP.to_vec(),
         Some("invariants") => vec![("architecture", invariants::check)],
         Some("vectors") => vec![("vectors", generate::vectors)],
+        Some("fuzz") => vec![("fuzzing", fuzz::run)],
         Some("codes") => vec![("codes", generate::codes)],
         _ => {
             eprintln!("{HELP}");
