@@ -128,20 +128,6 @@ fn a_second_ctrl_c_ends_at_once() {
 }
 
 #[test]
-fn f30_a_second_join_of_the_same_session_is_refused_and_the_first_goes_on() {
-    let world = World::three();
-    let slow = program("slow.py");
-    let file = world.invite(slow.to_str().unwrap(), &["60"]);
-    let joined = join_slow(&world, &file);
-    let mut twin = world.join(1, &file);
-    twin.arg("--program").arg(&slow);
-    crate::world::output(twin).assert_refused("E_ALREADY_JOINED", 73);
-    for party in joined {
-        party.end().assert_done();
-    }
-}
-
-#[test]
 fn f29_a_damaged_record_is_put_aside_and_the_session_works() {
     let world = World::three();
     let file = world.invite("vote", &[]);

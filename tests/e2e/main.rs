@@ -14,6 +14,7 @@ mod guides;
 mod identity;
 mod insider;
 mod lan;
+mod life;
 mod pty;
 mod secrets;
 mod three_shells;

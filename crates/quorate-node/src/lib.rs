@@ -5,6 +5,7 @@
 //! inside [`netstack`].
 
 pub mod attach;
+pub mod cancelling;
 mod contact;
 pub mod control;
 mod fault;

@@ -46,7 +46,8 @@ pub enum Closure {
 }
 
 impl Stored {
-    pub(crate) fn new(inv: Digest) -> Self {
+    /// The record of a session that nothing happened in yet.
+    pub fn new(inv: Digest) -> Self {
         Self {
             v: PROTOCOL_VERSION,
             inv,

@@ -9,6 +9,7 @@ mod failure;
 mod invitation;
 mod part;
 mod report;
+mod standing;
 mod text;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     }
     let Some(command) = args.command else {
         text::say(command::welcome());
+        command::status::mention(&global);
         return ExitCode::SUCCESS;
     };
     let done = match command {
@@ -37,6 +39,10 @@ fn main() -> ExitCode {
         Command::Contacts(args) => command::contacts::run(&global, args),
         Command::Invite(args) => command::invite::run(&global, &args),
         Command::Join(args) => command::join::run(&global, args),
+        Command::Status(args) => command::status::run(&global, &args),
+        Command::Leave(args) => command::leave::run(&global, &args),
+        Command::Cancel(args) => command::cancel::run(&global, &args),
+        Command::Clean(args) => command::clean::run(&global, &args),
         Command::Verify(args) => command::verify::run(&global, &args),
         Command::Version => Ok(command::version::run(&global)),
     };

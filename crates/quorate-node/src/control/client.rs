@@ -178,7 +178,7 @@ fn read_answer(reader: &mut impl BufRead) -> Result<Option<Answer>, Fault> {
     if line.len() > MAX_ANSWER_BYTES {
         return Err(Fault::new(Code::Limit, "the session's answer is too long"));
     }
-    serde_json::from_slice(&line).map(Some).map_err(|e| {
+    Answer::parse(&line).map(Some).map_err(|e| {
         Fault::new(
             Code::Format,
             format!("the session's answer cannot be read: {e}"),

@@ -249,3 +249,42 @@ pub fn seen_from(code: Code, whom: Option<Pid>, me: Pid) -> Code {
 fn is_false(value: &bool) -> bool {
     !value
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A session of nobody, for tests of what carries it.
+    pub fn status() -> SessionStatus {
+        SessionStatus {
+            session: "income-2026".into(),
+            title: "income".into(),
+            digest: "d".into(),
+            state: Life::Open,
+            phase: "joining".into(),
+            run: 0,
+            role: Role::Party,
+            organizer: "did:key:z6Mk".into(),
+            program: "income.py".into(),
+            started: "2026-11-22T14:00:00Z".into(),
+            expires: "2026-11-22T16:00:00Z".into(),
+            words: Vec::new(),
+            process: 1,
+            log: None,
+            parties: Vec::new(),
+            links: Vec::new(),
+            end: None,
+        }
+    }
+
+    #[test]
+    fn another_partys_own_trouble_is_its_leaving() {
+        let me = Pid(0);
+        assert_eq!(seen_from(Code::Disk, Some(Pid(1)), me), Code::PartyLeft);
+        assert_eq!(seen_from(Code::Disk, Some(me), me), Code::Disk);
+        assert_eq!(
+            seen_from(Code::Equivocation, Some(Pid(1)), me),
+            Code::Equivocation
+        );
+    }
+}

@@ -7,6 +7,9 @@
 //!         receipts/              0600   signed receipts of ended sessions
 //!         python/                       private virtual environment of `quorate demo`
 //! state/  sessions/<digest>      0600   what must survive a crash: written before it is sent
+//!         issued/<digest>        0600   invitations this user signed, to cancel them
+//!         ended/<digest>         0600   how the last sessions ended
+//!         logs/                  0600   what detached sessions say
 //! run/    <name>-<random>/       0700   one folder per running command, locked, removed at its end
 //! ```
 //!
@@ -17,6 +20,8 @@ mod atomic;
 mod contacts;
 mod home;
 mod identity;
+mod issued;
+mod leftovers;
 mod program_files;
 mod run_folder;
 mod session_memory;
@@ -28,6 +33,14 @@ pub use contacts::{
 };
 pub use home::Home;
 pub use identity::{IdentityFile, MAX_NAME_CHARS};
+use issued::issued_that_ended;
+pub use issued::{
+    Issued, MAX_ISSUED, MAX_ISSUED_BYTES, forget_issued, issued, keep_cancel, keep_issued,
+};
+pub use leftovers::{
+    HALF_WRITTEN_AFTER, KILL_WAIT, Kind, Leftover, MAX_ENVIRONMENT_BYTES, MAX_LEFTOVERS,
+    MAX_PROCESSES, leftovers,
+};
 pub use program_files::ProgramFiles;
 pub use run_folder::RunFolder;
 pub use session_memory::{MemoryOfParty, SessionMemory};

@@ -45,6 +45,15 @@ pub enum Scope {
     Lan,
 }
 
+impl From<Scope> for crate::overlay::Scope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Local => Self::Local,
+            Scope::Lan => Self::Lan,
+        }
+    }
+}
+
 /// Makes the place where one run's output goes.
 pub type SinkMaker = Box<dyn Fn() -> Sink + Send + Sync>;
 
@@ -121,6 +130,11 @@ pub async fn run(
     Box::pin(machine.run(stop)).await
 }
 
+/// Notes that the user of this home cancelled an invitation, so that its own part cannot begin any more.
+pub fn note_cancelled(home: &Home, invitation: &Verified<Invitation>) -> Result<(), Fault> {
+    machine::note_cancelled(home, invitation.digest())
+}
+
 /// The clock of the shell: the cores get time only from here.
 pub(crate) mod clock {
     use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -131,7 +145,7 @@ pub(crate) mod clock {
         Instant::now()
     }
 
-    pub(super) fn wall_millis() -> UnixMillis {
+    pub(crate) fn wall_millis() -> UnixMillis {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();

@@ -3,6 +3,7 @@
 mod contacts;
 mod execution;
 mod invite;
+mod life;
 mod part;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 pub use contacts::{ContactsAction, ContactsArgs};
 pub use execution::{ExecutionArgs, Isolate, Memory};
 pub use invite::InviteArgs;
+pub use life::{CancelArgs, CleanArgs, LeaveArgs, StatusArgs};
 pub use part::PartArgs;
 
 /// Secure multiparty computation between people who name each other by DID.
@@ -89,6 +91,14 @@ pub enum Command {
     Join(JoinArgs),
     /// The people you know, by the names that you gave them.
     Contacts(ContactsArgs),
+    /// Show the sessions that are on, and how the last ones ended.
+    Status(StatusArgs),
+    /// Leave a session: it ends for all parties.
+    Leave(LeaveArgs),
+    /// Withdraw an invitation that you signed: nobody computes under it.
+    Cancel(CancelArgs),
+    /// Find and remove what commands that were killed left behind.
+    Clean(CleanArgs),
     /// Check an invitation offline.
     Verify(VerifyArgs),
     /// Print the version of quorate and of what it speaks.

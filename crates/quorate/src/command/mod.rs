@@ -1,10 +1,14 @@
 //! One module per command.
 
+pub mod cancel;
+pub mod clean;
 pub mod contacts;
 pub mod demo;
 pub mod id;
 pub mod invite;
 pub mod join;
+pub mod leave;
+pub mod status;
 pub mod verify;
 pub mod version;
 
@@ -37,6 +41,7 @@ quorate: secure multiparty computation between people who name each other by DID
   quorate id show     your DID, for whoever invites you
   quorate invite      sign an invitation
   quorate join        take part
+  quorate status      what is on, and how the last sessions ended
   quorate verify      check an invitation
 
   example   quorate demo

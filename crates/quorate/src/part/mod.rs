@@ -11,6 +11,7 @@
 //! One wish to stop (Ctrl-C, SIGTERM, SIGHUP) serves all phases: before the session it ends the
 //! command, in the session it is passed on, so that the others are told.
 
+mod attached;
 mod machine;
 mod memory;
 mod outcome;
@@ -204,6 +205,9 @@ pub async fn take_part(
         claims,
     } = invited;
     let me = readiness::my_index(&invitation, &user.identity.key)?;
+    if let Some(first) = attached::first(user, &invitation.digest().to_string())? {
+        return attached::follow(user, first, !options.private_args.is_empty()).await;
+    }
     readiness::check_deadline(invitation.subject.time.join_by)?;
     readiness::check_paths(&invitation)?;
     let people = People {

@@ -13,9 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quorate_identity::{Code, DidKeyResolver, Resolver};
+use quorate_identity::{Code, DidKeyResolver, Digest, Resolver};
 use quorate_session::{
-    Event, LinkId, MeshPlan, Outcome, Pid, RendezvousSecret, Session, Setup, State, Stored,
+    Closure, Event, LinkId, MeshPlan, Outcome, Pid, RendezvousSecret, Session, Setup, State, Stored,
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -125,10 +125,7 @@ impl Machine {
         let overlay = OverlayConfig {
             purpose: crate::overlay::Purpose::Session,
             secret: Zeroizing::new(*session.overlay_secret()),
-            scope: match config.scope {
-                Scope::Local => crate::overlay::Scope::Local,
-                Scope::Lan => crate::overlay::Scope::Lan,
-            },
+            scope: config.scope.into(),
             beacon_key: config.secret.derive("beacon"),
             hints: config.addresses.clone(),
         };
@@ -556,6 +553,18 @@ fn stored_record(
     );
     show(events, PartyEvent::Note { text });
     Ok(None)
+}
+
+/// Closes the record of a session that does not run here.
+pub(super) fn note_cancelled(home: &Home, digest: Digest) -> Result<(), Fault> {
+    let sessions = home.state().join("sessions");
+    Home::ensure(&sessions)?;
+    let _lock = lock_session(&sessions.join(format!("{digest}.lock")))?;
+    let path = sessions.join(format!("{digest}.json"));
+    let (quiet, _) = mpsc::channel(1);
+    let mut stored = stored_record(&path, &quiet)?.unwrap_or_else(|| Stored::new(digest));
+    stored.closed = Some(Closure::Cancelled);
+    write_atomic(&path, &stored.encode())
 }
 
 fn new_session(

@@ -57,7 +57,7 @@ fn to_file(
         )?);
     }
     parties.extend(people::invited(&args.with, &known, parties.len())?);
-    let (signed, bundle) = terms.sign(&identity, parties, args.hint.clone())?;
+    let (signed, bundle) = terms.sign(home, &identity, parties, args.hint.clone())?;
     write_out(out, format!("{}\n", bundle.encode()).as_bytes(), args.force)?;
     say_written(global, args, out, &signed);
     Ok(ExitCode::SUCCESS)

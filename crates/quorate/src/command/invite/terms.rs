@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use quorate_identity::{Code, Did, Digest, UnixTime, Verified, sign};
 use quorate_node::{
-    files::{IdentityFile, ProgramFiles},
+    files::{Home, IdentityFile, ProgramFiles, keep_issued},
     program::{Builtin, check_user_args, python},
 };
 use quorate_session::{
@@ -84,9 +84,11 @@ impl Terms {
         })
     }
 
-    /// Signs an invitation of these parties, with a fresh secret to find each other by.
+    /// Signs an invitation of these parties, with a fresh secret to find each other by. It is kept in `home`: whoever
+    /// cancels has to find the parties again.
     pub fn sign(
         &self,
+        home: &Home,
         identity: &IdentityFile,
         parties: Vec<PartyDraft>,
         hints: Vec<String>,
@@ -101,6 +103,7 @@ impl Terms {
         };
         // What goes out must be what the others can read.
         Bundle::parse(&bundle.encode())?;
+        keep_issued(home, &bundle, &signed.digest().to_string())?;
         Ok((signed, bundle))
     }
 }

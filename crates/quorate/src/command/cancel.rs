@@ -1,0 +1,153 @@
+//! `quorate cancel`: withdraw an invitation, whether this user takes part or only signed it.
+
+use std::process::ExitCode;
+
+use quorate_identity::Code;
+use quorate_node::{
+    cancelling::{self, CancelConfig, Cancelled},
+    control,
+    files::{Home, Issued, issued, keep_cancel},
+    party::{Scope, Stop, note_cancelled},
+};
+use quorate_session::Pid;
+use serde_json::json;
+
+use crate::{
+    args::{CancelArgs, Global},
+    command::home,
+    failure::Failure,
+    invitation::now,
+    part::with_user,
+    standing::{is_meant, short},
+    text,
+};
+
+pub fn run(global: &Global, args: &CancelArgs) -> Result<ExitCode, Failure> {
+    let home = home(global)?;
+    let on = control::sessions(&home)?
+        .into_iter()
+        .find(|s| s.alive && is_meant(&args.session, &s.about.session, &s.about.digest));
+    if let Some(session) = on {
+        let watch = session.watch()?;
+        session.cancel(&args.reason)?;
+        // The command ends when the session has.
+        watch.for_each(drop);
+        say(
+            global,
+            &session.about.digest,
+            &[],
+            &[],
+            "the parties were told by your own part of it",
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut found = find(&home, &args.session);
+    let Some(issued) = found.pop() else {
+        return Err(Failure::new(
+            Code::NoSession,
+            format!(
+                "no invitation {:?} of yours is valid now",
+                text::foreign(&args.session)
+            ),
+        )
+        .hint("only who signed an invitation can cancel it; a party can leave: quorate leave"));
+    };
+    if !found.is_empty() {
+        return Err(
+            Failure::new(Code::Usage, "several invitations of yours have this name")
+                .note(
+                    "they are",
+                    found
+                        .iter()
+                        .chain([&issued])
+                        .map(|i| i.invitation.digest().to_string())
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                )
+                .hint("give the beginning of the digest instead"),
+        );
+    }
+    with_user(global, false, async |user| {
+        let mut stop = user.stop.clone();
+        let config = CancelConfig {
+            key: user.identity.key.clone(),
+            invitation: issued.invitation.clone(),
+            secret: quorate_session::RendezvousSecret::new(*issued.secret.as_bytes()),
+            addresses: issued.hints.iter().chain(&args.at).cloned().collect(),
+            reason: args.reason.clone(),
+            scope: if args.local { Scope::Local } else { Scope::Lan },
+            patience: args.wait,
+        };
+        let stopped = async move {
+            let _ = stop.wait_for(|s| *s != Stop::No).await;
+        };
+        let keep = |cancel: &str| keep_cancel(&user.home, &issued, cancel);
+        note_cancelled(&user.home, &issued.invitation)?;
+        let done = Box::pin(cancelling::cancel(config, keep, stopped)).await?;
+        conclude(global, &issued, &done)
+    })
+}
+
+fn conclude(global: &Global, issued: &Issued, done: &Cancelled) -> Result<ExitCode, Failure> {
+    let names = |pids: &[Pid]| -> Vec<String> {
+        let parties = &issued.invitation.subject.parties;
+        let name = |pid: &Pid| parties.get(pid.index()).map(|p| text::foreign(&p.name));
+        pids.iter().filter_map(name).collect()
+    };
+    let (told, untold) = (names(&done.told), names(&done.untold));
+    if told.is_empty() && !untold.is_empty() {
+        let digest = issued.invitation.digest().to_string();
+        return Err(Failure::new(Code::NoPath, "no party could be reached; the cancel is signed and kept")
+            .note("parties", untold.join(", "))
+            .hint(format!("whoever takes part later goes on until told: run it again, for longer:   quorate cancel {} --wait 10m", short(&digest))));
+    }
+    let line = "told, and they tell the others they are connected with";
+    say(
+        global,
+        &issued.invitation.digest().to_string(),
+        &told,
+        &untold,
+        line,
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(global: &Global, digest: &str, told: &[String], untold: &[String], line: &str) {
+    if global.json {
+        text::say(
+            json!({"schema": crate::report::schema("event"), "event": "cancelled", "digest": digest,
+            "told": told, "untold": untold}),
+        );
+    } else if !global.quiet {
+        let told = if told.is_empty() {
+            String::new()
+        } else {
+            format!("{} ", told.join(", "))
+        };
+        text::say(text::row(
+            "cancelled",
+            &format!("{} · {told}{line}", short(digest)),
+        ));
+        if !untold.is_empty() {
+            text::say(text::row(
+                "not heard",
+                &format!(
+                    "{}   (run it again if one of them is still waiting)",
+                    untold.join(", ")
+                ),
+            ));
+        }
+    }
+}
+
+fn find(home: &Home, name: &str) -> Vec<Issued> {
+    let mut all = issued(home, now());
+    all.retain(|i| {
+        is_meant(
+            name,
+            &i.invitation.subject.title,
+            &i.invitation.digest().to_string(),
+        )
+    });
+    all
+}

@@ -1,0 +1,247 @@
+//! Showing how a session stands: as a block for a look, as lines for somebody who stays.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use quorate_identity::{Code, UnixTime};
+use quorate_node::{
+    control::{Found, Life, SessionStatus, sessions},
+    files::Home,
+};
+use serde_json::Value;
+
+use crate::{failure::Failure, invitation::now, report::schema, text};
+
+/// Characters of a digest that name a session; as many as are shown.
+pub const SHOWN_DIGEST: usize = 8;
+/// Fewest characters of a digest that are taken for it.
+const MIN_DIGEST: usize = 6;
+
+/// The session on this home that the user means; without a name, the only one.
+pub fn choose(home: &Home, name: Option<&str>) -> Result<Found, Failure> {
+    let on: Vec<Found> = sessions(home)?.into_iter().filter(|s| s.alive).collect();
+    let names = |of: &[Found]| {
+        let one = |s: &Found| {
+            format!(
+                "{} ({})",
+                text::foreign(&s.about.session),
+                short(&s.about.digest)
+            )
+        };
+        of.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    let meant: Vec<Found> = match name {
+        None => on.clone(),
+        Some(name) => on
+            .iter()
+            .filter(|s| is_meant(name, &s.about.session, &s.about.digest))
+            .cloned()
+            .collect(),
+    };
+    match <[Found; 1]>::try_from(meant) {
+        Ok([one]) => Ok(one),
+        Err(none) if none.is_empty() => {
+            let why = match name {
+                Some(name) => format!("no session {:?} is on", text::foreign(name)),
+                None => "no session is on".into(),
+            };
+            let failure = Failure::new(Code::NoSession, why);
+            Err(if on.is_empty() {
+                failure
+            } else {
+                failure.note("on", names(&on))
+            })
+        }
+        Err(several) => Err(Failure::new(Code::Usage, "several sessions are on")
+            .note("on", names(&several))
+            .hint("name one of them, or give the beginning of its digest")),
+    }
+}
+
+/// Whether a user who wrote `text` means the session of this name and digest.
+pub fn is_meant(text: &str, name: &str, digest: &str) -> bool {
+    text == name || (text.len() >= MIN_DIGEST && digest.starts_with(text))
+}
+
+/// The beginning of a digest.
+pub fn short(digest: &str) -> &str {
+    digest.get(..SHOWN_DIGEST).unwrap_or(digest)
+}
+
+/// The status as the document that `--json` prints.
+pub fn document(status: &SessionStatus) -> Value {
+    let mut value = serde_json::to_value(status).unwrap_or_default();
+    if let Value::Object(members) = &mut value {
+        members.insert("schema".into(), schema("status").into());
+    }
+    value
+}
+
+/// The lines of a session that is looked at.
+pub fn block(status: &SessionStatus) -> Vec<String> {
+    let mut lines = vec![text::row(
+        &text::foreign(&status.session),
+        &headline(status),
+    )];
+    if let Some(end) = &status.end {
+        let code = end
+            .code
+            .as_deref()
+            .map_or(String::new(), |code| format!("   {code}"));
+        lines.push(text::row(
+            "",
+            &format!("{}{code}", text::foreign(&end.detail)),
+        ));
+        return lines;
+    }
+    let width = status
+        .parties
+        .iter()
+        .map(|p| text::foreign(&p.name).chars().count() + 6)
+        .max();
+    for party in &status.parties {
+        let you = if party.you { " (you)" } else { "" };
+        let name = format!("{}{you}", text::foreign(&party.name));
+        let waits = party
+            .waiting_for
+            .as_deref()
+            .map_or(String::new(), |what| format!("   waiting for {what}"));
+        let width = width.unwrap_or(0);
+        let line = format!("{name:<width$}  {}{waits}", text::foreign(&party.state));
+        lines.push(text::row("", line.trim_end()));
+    }
+    if !status.words.is_empty() {
+        lines.push(text::row("words", &status.words.join("-")));
+    }
+    lines.extend(
+        status
+            .links
+            .iter()
+            .map(|link| text::row("link", &link_line(status, link))),
+    );
+    if let Some(log) = &status.log {
+        lines.push(text::row("log", &text::foreign(log)));
+    }
+    lines
+}
+
+fn link_line(status: &SessionStatus, link: &quorate_node::control::LinkStatus) -> String {
+    let name = |index: u16| {
+        let party = status.parties.iter().find(|p| p.index == index);
+        party.map_or_else(|| format!("party {index}"), |p| text::foreign(&p.name))
+    };
+    let rtt = link
+        .rtt_ms
+        .map_or(String::new(), |ms| format!(" {ms:.1} ms"));
+    format!(
+        "{} – {}   {}{rtt}   ↑{} ↓{}   {}",
+        name(link.a),
+        name(link.b),
+        text::foreign(&link.path),
+        text::bytes(link.tx),
+        text::bytes(link.rx),
+        text::foreign(&link.reason)
+    )
+}
+
+/// State, program, run and how long it may still take.
+pub fn headline(status: &SessionStatus) -> String {
+    let mut parts = vec![
+        status.state.word().to_owned(),
+        text::foreign(&status.program),
+    ];
+    if status.run > 0 {
+        parts.push(format!("run {}", status.run));
+    }
+    if let Some(end) = &status.end {
+        parts[0] = (if end.exit == 0 { "finished" } else { "aborted" }).into();
+        parts.push(match age(&end.at) {
+            Some(seconds) => format!("{} ago", text::duration(seconds)),
+            None => text::foreign(&end.at),
+        });
+        parts.push(format!(
+            "receipts {}/{}",
+            end.receipts,
+            status.parties.len()
+        ));
+    } else {
+        parts.push(format!("until {}", text::foreign(&status.expires)));
+    }
+    parts.push(short(&status.digest).to_owned());
+    parts.join(" · ")
+}
+
+fn age(at: &str) -> Option<i64> {
+    let at = UnixTime::from_rfc3339(at).ok()?;
+    Some(now().0 - at.0)
+}
+
+/// What changed since the last look, as lines: for one who stays.
+#[derive(Default)]
+pub struct Changes {
+    life: Option<Life>,
+    run: u32,
+    parties: BTreeMap<u16, String>,
+}
+
+impl Changes {
+    /// The lines to print for this status.
+    pub fn since(&mut self, status: &SessionStatus) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.life.is_none() {
+            lines.extend(block(status));
+        } else if status.end.is_none() {
+            if self.life != Some(status.state) || self.run != status.run {
+                lines.push(text::row(status.state.word(), &headline(status)));
+            }
+            for party in status
+                .parties
+                .iter()
+                .filter(|p| self.parties.get(&p.index) != Some(&p.state))
+            {
+                lines.push(text::row(
+                    &text::foreign(&party.name),
+                    &text::foreign(&party.state),
+                ));
+            }
+        }
+        self.life = Some(status.state);
+        self.run = status.run;
+        self.parties = status
+            .parties
+            .iter()
+            .map(|p| (p.index, p.state.clone()))
+            .collect();
+        lines
+    }
+}
+
+/// How a command ends that followed a session which another process took part in: as that one did.
+pub fn conclude(status: Option<SessionStatus>) -> Result<ExitCode, Failure> {
+    let Some((status, end)) = status.and_then(|s| s.end.clone().map(|end| (s, end))) else {
+        return Err(Failure::new(Code::NoSession, "the process that took part ended without a word")
+            .hint("run `quorate join` again to take part anew; `quorate clean` removes what is left of the first"));
+    };
+    let Some(code) = end.code else {
+        return Ok(ExitCode::from(end.exit));
+    };
+    let code = Code::ALL
+        .iter()
+        .find(|c| c.as_str() == code)
+        .copied()
+        .unwrap_or(Code::Internal);
+    let failure = Failure::new(code, end.detail);
+    let who = end
+        .whom
+        .and_then(|index| status.parties.iter().find(|p| p.index == index));
+    Err(match who {
+        Some(party) => failure.note(
+            "who",
+            format!(
+                "{} ({})",
+                text::foreign(&party.name),
+                text::foreign(&party.did)
+            ),
+        ),
+        None => failure,
+    })
+}
