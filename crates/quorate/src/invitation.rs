@@ -8,7 +8,10 @@ use std::{
 
 use quorate_identity::{Code, Did, DidKeyResolver, Resolver, UnixTime, Unverified, Verified};
 use quorate_node::{files::Contacts, program::check_user_args};
-use quorate_session::{Bundle, Invitation};
+use quorate_session::{
+    Bundle, Invitation,
+    message::{Call, Mpc, Program},
+};
 
 use crate::{failure::Failure, text};
 
@@ -32,7 +35,11 @@ pub struct Received {
 
 /// Reads `path` (`-` for stdin) and verifies what is in it.
 pub fn receive(path: &Path) -> Result<Received, Failure> {
-    let text = read_text(path)?;
+    received(&read_text(path)?)
+}
+
+/// Verifies an invitation that came as text, in whatever way.
+pub fn received(text: &str) -> Result<Received, Failure> {
     let text = text.trim();
     let (jws, bundle) = if text.starts_with("quorate1:") {
         let bundle = Bundle::parse(text)?;
@@ -109,6 +116,16 @@ pub struct People {
 }
 
 impl People {
+    /// The parties that are neither the reader, nor the inviter, nor contacts.
+    pub fn new_faces(&self, invitation: &Verified<Invitation>) -> Vec<String> {
+        let parties = invitation.subject.parties.iter();
+        let new = parties.filter(|p| {
+            p.did != self.me && p.did != invitation.issuer && self.contacts.by_did(&p.did).is_none()
+        });
+        new.map(|p| format!("\"{}\"", text::foreign(&p.name)))
+            .collect()
+    }
+
     /// What a reader should know about a party (or the issuer) that somebody else called `name`.
     pub fn mark(&self, name: &str, did: &Did) -> String {
         if *did == self.me {
@@ -126,7 +143,6 @@ impl People {
 
 /// What the invitation says, line by line; every word of the organizer escaped.
 pub fn describe(invitation: &Verified<Invitation>, people: Option<&People>) -> Vec<String> {
-    let mark = |name: &str, did: &Did| people.map_or_else(String::new, |p| p.mark(name, did));
     let subject = &invitation.subject;
     let issuer_name = subject
         .parties
@@ -151,34 +167,34 @@ pub fn describe(invitation: &Verified<Invitation>, people: Option<&People>) -> V
                 invitation.digest()
             ),
         ),
-        text::row(
-            "program",
-            &format!(
-                "{}  {}   MPyC {}",
-                text::foreign(&subject.program.entry),
-                short(&subject.program.manifest.to_string()),
-                subject.mpc.version
-            ),
-        ),
     ];
-    // Every argument on a line of its own, and whole: nothing can hide behind another one.
-    for (index, arg) in subject.program.args.iter().enumerate() {
-        lines.push(text::row(
-            if index == 0 { "arguments" } else { "" },
-            &text::escaped(arg),
-        ));
-    }
+    lines.extend(program_lines(&subject.program, &subject.mpc));
     lines.push(text::row(
         "parties",
-        &format!(
-            "{}, threshold {}: {}",
-            subject.mpc.m,
-            subject.mpc.t,
-            meaning_of_threshold(subject.mpc.t)
-        ),
+        &format!("{}, {}", subject.mpc.m, threshold_line(subject.mpc.t)),
     ));
-    for (index, party) in subject.parties.iter().enumerate() {
-        lines.push(text::row(
+    lines.extend(party_lines(invitation, people));
+    lines
+}
+
+/// Who takes part, for somebody who knows the rest already.
+pub fn people_lines(invitation: &Verified<Invitation>, people: &People) -> Vec<String> {
+    let mut lines = vec![text::row(
+        "parties",
+        &format!("{}, and nobody else can join", invitation.subject.mpc.m),
+    )];
+    lines.extend(party_lines(invitation, Some(people)));
+    lines
+}
+
+fn party_lines<'i>(
+    invitation: &'i Verified<Invitation>,
+    people: Option<&'i People>,
+) -> impl Iterator<Item = String> + 'i {
+    let mark = move |name: &str, did: &Did| people.map_or_else(String::new, |p| p.mark(name, did));
+    let parties = invitation.subject.parties.iter().enumerate();
+    parties.map(move |(index, party)| {
+        text::row(
             "",
             &format!(
                 "{index}  {}  {}{}",
@@ -186,9 +202,79 @@ pub fn describe(invitation: &Verified<Invitation>, people: Option<&People>) -> V
                 party.did,
                 mark(&party.name, &party.did)
             ),
+        )
+    })
+}
+
+/// What the ticket's call says, line by line. Nobody is listed in it: the closed invitation will be.
+pub fn describe_call(call: &Verified<Call>, people: &People) -> Vec<String> {
+    let subject = &call.subject;
+    let left = subject.time.apply_by.0 - now().0;
+    let from = match people.contacts.by_did(&call.issuer) {
+        Some(contact) => format!("[{}], who calls themselves", contact.name),
+        None => "someone who calls themselves".into(),
+    };
+    let mark = people.mark(&subject.name, &call.issuer);
+    let mut lines = vec![
+        text::row(
+            "invitation",
+            &format!(
+                "{:?} from {from} \"{}\"  {}{mark}",
+                text::foreign(&subject.title),
+                text::foreign(&subject.name),
+                call.issuer
+            ),
+        ),
+        text::row(
+            "",
+            &format!(
+                "signature valid · it is what the ticket names · apply within {}",
+                text::duration(left)
+            ),
+        ),
+    ];
+    lines.extend(program_lines(&subject.program, &subject.mpc));
+    let who = if subject.party {
+        "the inviter and "
+    } else {
+        ""
+    };
+    lines.push(text::row(
+        "parties",
+        &format!(
+            "{} ({who}{} whom the inviter admits), {}",
+            subject.mpc.m,
+            subject.free_seats(),
+            threshold_line(subject.mpc.t)
+        ),
+    ));
+    lines
+}
+
+/// The program and its public arguments.
+pub fn program_lines(program: &Program, mpc: &Mpc) -> Vec<String> {
+    let mut lines = vec![text::row(
+        "program",
+        &format!(
+            "{}  {}   MPyC {}",
+            text::foreign(&program.entry),
+            short(&program.manifest.to_string()),
+            mpc.version
+        ),
+    )];
+    // Every argument on a line of its own, and whole: nothing can hide behind another one.
+    for (index, arg) in program.args.iter().enumerate() {
+        lines.push(text::row(
+            if index == 0 { "arguments" } else { "" },
+            &text::escaped(arg),
         ));
     }
     lines
+}
+
+/// The threshold and what it means.
+pub fn threshold_line(t: u16) -> String {
+    format!("threshold {t}: {}", meaning_of_threshold(t))
 }
 
 fn meaning_of_threshold(t: u16) -> String {

@@ -8,9 +8,11 @@ mod consent;
 mod failure;
 mod invitation;
 mod part;
+mod qr;
 mod report;
 mod standing;
 mod text;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -3,6 +3,7 @@
 mod contacts;
 mod execution;
 mod invite;
+mod join;
 mod life;
 mod part;
 
@@ -12,7 +13,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use contacts::{ContactsAction, ContactsArgs};
 pub use execution::{ExecutionArgs, Isolate, Memory};
-pub use invite::InviteArgs;
+pub use invite::{InviteArgs, QrWhen};
+pub use join::JoinArgs;
 pub use life::{CancelArgs, CleanArgs, LeaveArgs, StatusArgs};
 pub use part::PartArgs;
 
@@ -154,24 +156,6 @@ pub enum IdAction {
         #[arg(long)]
         replace: bool,
     },
-}
-
-#[derive(Debug, ClapArgs)]
-pub struct JoinArgs {
-    /// The invitation; `-` for stdin.
-    pub file: PathBuf,
-    /// Your copy of the program, if it is not carried in quorate.
-    #[arg(long, value_name = "FILE")]
-    pub program: Option<PathBuf>,
-    #[command(flatten)]
-    pub part: PartArgs,
-    /// Your private arguments of the program; they stay on this machine.
-    #[arg(
-        last = true,
-        value_name = "PRIVATE ARGS",
-        conflicts_with = "private_args"
-    )]
-    pub args: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,47 +1,111 @@
 //! `quorate join`: look at an invitation, agree, take part.
+//!
+//! What is joined is recognised by its form: a ticket or a link with one, or a file with an invitation
+//! (`-` for stdin), which may hold a ticket as well.
 
 use std::{path::Path, process::ExitCode};
 
 use quorate_identity::Code;
+use quorate_session::Ticket;
 
 use crate::{
     args::{Global, JoinArgs},
     failure::Failure,
-    invitation::receive,
-    part::{Invited, Options, take_part, with_user},
+    invitation::{read_text, received},
+    part::{Consent, Invited, Options, apply, own_name, take_part, with_user},
 };
+
+/// Characters of which a ticket has more, so that a shorter text is taken for the name of a file.
+const SHORTEST_TICKET: usize = 40;
+
+/// What somebody wants to join.
+enum What {
+    Ticket(Ticket),
+    Invitation(Box<Invited>),
+}
 
 pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     check_stdin(&args)?;
     let with_parent = args.part.with_parent;
-    with_user(global, with_parent, async |user| {
-        let invited = from_file(&args.file)?;
+    with_user(global, with_parent, async |mut user| {
+        let what = read(&args.what)?;
         let mut options = Options::new(args.part, args.args)?;
         options.program_path = args.program;
-        take_part(&user, invited, options).await
+        let (invited, consent) = match what {
+            What::Invitation(invited) => (*invited, Consent::Ask),
+            What::Ticket(ticket) => {
+                let name = own_name(&mut user, args.me.as_deref()).await?;
+                apply(&user, ticket, &options, name).await?
+            }
+        };
+        take_part(&user, invited, options, consent).await
     })
 }
 
-/// The invitation of a file, with the secret that belongs to it.
-fn from_file(path: &Path) -> Result<Invited, Failure> {
-    let received = receive(path)?;
+/// Recognises what was written behind `join`.
+fn read(what: &Path) -> Result<What, Failure> {
+    let words = what.to_string_lossy();
+    if what != Path::new("-") && !what.exists() && looks_like_ticket(&words) {
+        return Ok(What::Ticket(Ticket::parse(&words)?));
+    }
+    let text = read_text(what)?;
+    if looks_like_ticket(text.trim()) {
+        return Ok(What::Ticket(Ticket::parse(&text)?));
+    }
+    let received = received(&text)?;
     let bundle = received.bundle.ok_or_else(|| {
         Failure::new(Code::Format, "this is only the signed part of an invitation: the secret to find the others is missing")
             .hint("ask the organizer for the whole file that `quorate invite` wrote")
     })?;
-    Ok(Invited {
+    Ok(What::Invitation(Box::new(Invited {
         invitation: received.invitation,
         bundle,
         claims: Vec::new(),
-    })
+    })))
+}
+
+/// A ticket, also one with typing errors, but neither a path nor an invitation.
+fn looks_like_ticket(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    if lower.starts_with("qrt") || lower.starts_with("https://") {
+        return true;
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == ' ';
+    text.len() >= SHORTEST_TICKET && text.chars().all(plain)
 }
 
 /// What is read once cannot be two things.
 fn check_stdin(args: &JoinArgs) -> Result<(), Failure> {
     let stdin = Path::new("-");
-    if args.file != stdin || args.part.private_args.as_deref() != Some(stdin) {
+    if args.what != stdin || args.part.private_args.as_deref() != Some(stdin) {
         return Ok(());
     }
     let why = "stdin cannot be both the invitation and the private arguments";
     Err(Failure::new(Code::Usage, why).hint("put one of them into a file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::looks_like_ticket;
+
+    #[test]
+    fn tickets_are_told_from_files_and_invitations() {
+        for ticket in [
+            "qrt1q9w7m-4tz0h",
+            "QRT1ABC",
+            "https://quorate.org/j#qrt1abc",
+            "grt1q9w7m4tz0hq9w7m4tz0hq9w7m4tz0hq9w7m4tz0h",
+        ] {
+            assert!(looks_like_ticket(ticket), "{ticket}");
+        }
+        for other in [
+            "friday.quorate",
+            "./x",
+            "quorate1:AAAA",
+            "eyJhbGciOiJFZERTQSJ9.eyJhbGciOiJFZERTQSJ9.eyJhbGciOiJFZERTQSJ9",
+            "friday",
+        ] {
+            assert!(!looks_like_ticket(other), "{other}");
+        }
+    }
 }

@@ -11,10 +11,12 @@
 //! One wish to stop (Ctrl-C, SIGTERM, SIGHUP) serves all phases: before the session it ends the
 //! command, in the session it is passed on, so that the others are told.
 
+mod applying;
 mod attached;
 mod machine;
 mod memory;
 mod outcome;
+mod own_name;
 mod process;
 mod readiness;
 
@@ -28,9 +30,10 @@ use std::{
 use quorate_identity::{Code, Verified};
 use quorate_node::{
     files::{Contacts, Home, IdentityFile, ProgramFiles},
+    overlay,
     party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
-use quorate_session::{Bundle, Invitation};
+use quorate_session::{Bundle, Invitation, message::Program};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -39,12 +42,14 @@ use crate::{
     command::{contacts, home},
     consent,
     failure::Failure,
-    invitation::{People, describe, read_text},
+    invitation::{People, describe, people_lines, read_text},
     report::{self, Report, schema},
     text,
 };
 
+pub use applying::apply;
 pub use memory::Claim;
+pub use own_name::own_name;
 pub use readiness::Prepared;
 
 /// How long the runtime may take to let go of what it still holds.
@@ -88,6 +93,16 @@ impl Options {
             private_args,
             execution: part.execution,
         })
+    }
+}
+
+impl Options {
+    /// Where overlays listen and dial.
+    pub fn overlay_scope(&self) -> overlay::Scope {
+        match self.scope {
+            Scope::Local => overlay::Scope::Local,
+            Scope::Lan => overlay::Scope::Lan,
+        }
     }
 }
 
@@ -193,11 +208,53 @@ pub struct Invited {
     pub claims: Vec<Claim>,
 }
 
+/// What the user agreed to already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consent {
+    /// Nothing yet: they are asked, unless `-y` was given.
+    Ask,
+    /// The terms, not knowing who else takes part: they are asked again if there is a new face.
+    Terms,
+    /// Everything: they wrote it.
+    Inviter,
+}
+
+/// Finds what the program needs on this machine, and says it with what the others will see.
+async fn show_machine(
+    user: &User<'_>,
+    program: &Program,
+    options: &Options,
+    others_see: &str,
+) -> Result<(Prepared, machine::Confined), Failure> {
+    let (prepared, confined) = machine_for(user, program, options).await?;
+    user.show([
+        text::row("yours", &prepared.line(options.private_args.len())),
+        confined.line.clone(),
+        text::row("others see", others_see),
+    ]);
+    if let (true, Some(warning)) = (user.global.json, &confined.warning) {
+        report::note(warning);
+    }
+    Ok((prepared, confined))
+}
+
+async fn machine_for(
+    user: &User<'_>,
+    program: &Program,
+    options: &Options,
+) -> Result<(Prepared, machine::Confined), Failure> {
+    let prepared = user
+        .unless_stopped(Prepared::find(program, options))
+        .await?;
+    Ok((prepared, machine::confined(&options.execution)?))
+}
+
 /// From an invitation to the end of its session.
 pub async fn take_part(
     user: &User<'_>,
     invited: Invited,
     options: Options,
+    consent: Consent,
 ) -> Result<ExitCode, Failure> {
     let Invited {
         invitation,
@@ -209,29 +266,34 @@ pub async fn take_part(
         return attached::follow(user, first, !options.private_args.is_empty()).await;
     }
     readiness::check_deadline(invitation.subject.time.join_by)?;
-    readiness::check_paths(&invitation)?;
+    readiness::check_policy(invitation.subject.net.path)?;
     let people = People {
         contacts: user.contacts()?,
         me: user.identity.key.did(),
     };
-    let prepared = user
-        .unless_stopped(Prepared::find(&invitation.subject.program, &options))
-        .await?;
-    let confined = machine::confined(&options.execution)?;
-    user.show(describe(&invitation, Some(&people)));
-    user.show([
-        text::row("yours", &prepared.line(options.private_args.len())),
-        confined.line,
-        text::row(
-            "others see",
-            "your DID, your name above, your network address; shares; what the program opens to all",
-        ),
-    ]);
-    if let (true, Some(warning)) = (user.global.json, confined.warning) {
-        report::note(&warning);
+    let new_faces = people.new_faces(&invitation);
+    let (prepared, confined) = match consent {
+        Consent::Ask => {
+            user.show(describe(&invitation, Some(&people)));
+            let others_see = "your DID, your name above, your network address; shares; what the program opens to all";
+            show_machine(user, &invitation.subject.program, &options, others_see).await?
+        }
+        Consent::Terms | Consent::Inviter => {
+            machine_for(user, &invitation.subject.program, &options).await?
+        }
+    };
+    if consent == Consent::Terms && !new_faces.is_empty() {
+        user.show(people_lines(&invitation, &people));
     }
-    if !options.yes {
-        user.unless_stopped(consent::ask(user.global, "Take part?"))
+    let asks = match consent {
+        Consent::Ask => Some("Take part?".to_owned()),
+        Consent::Terms if !new_faces.is_empty() => {
+            Some(format!("Take part with {}?", new_faces.join(", ")))
+        }
+        Consent::Terms | Consent::Inviter => None,
+    };
+    if let Some(question) = asks.filter(|_| !options.yes) {
+        user.unless_stopped(consent::ask(user.global, &question))
             .await?;
     }
     let name = memory::keep_session(user, &invitation, &options)?;

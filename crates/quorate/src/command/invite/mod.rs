@@ -1,5 +1,12 @@
-//! `quorate invite`: sign who may compute what with whom.
+//! `quorate invite`: sign who may compute what with whom, and take part.
+//!
+//! ```text
+//! --with … --out FILE   a closed invitation in a file; whoever it is for joins the file
+//! --seats N             a call and a ticket; the inviter admits, then everybody takes part
+//! ```
 
+mod admission;
+mod lobby;
 mod people;
 mod terms;
 
@@ -14,19 +21,44 @@ use crate::{
     args::{Global, InviteArgs},
     command::{contacts, home},
     failure::Failure,
-    invitation, text,
+    invitation,
+    part::{Consent, Options, own_name, take_part, with_user},
+    text,
 };
 use terms::Terms;
 
 pub fn run(global: &Global, args: &InviteArgs) -> Result<ExitCode, Failure> {
-    let home = home(global)?;
     let terms = terms_of(args)?;
-    match &args.out {
-        Some(out) => to_file(global, &home, args, &terms, out),
-        None => {
-            Err(Failure::new(Code::Usage, "where should the invitation go?").hint("add --out FILE"))
-        }
+    match (&args.out, args.seats) {
+        (Some(out), _) => to_file(global, &home(global)?, args, &terms, out),
+        (None, Some(seats)) => with_seats(global, args, &terms, seats),
+        (None, None) => Err(Failure::new(Code::Usage, "where should the invitation go?")
+            .hint("add --out FILE, or invite with --seats N and hand out the ticket")),
     }
+}
+
+/// An open call: the inviter admits, and takes part itself.
+fn with_seats(
+    global: &Global,
+    args: &InviteArgs,
+    terms: &Terms,
+    seats: u16,
+) -> Result<ExitCode, Failure> {
+    with_user(global, args.part.with_parent, async |mut user| {
+        let name = own_name(&mut user, args.me.as_deref()).await?;
+        let options = options_of(args, terms)?;
+        let invited = lobby::fill_seats(&user, args, seats, terms, &options, &name).await?;
+        take_part(&user, invited, options, Consent::Inviter).await
+    })
+}
+
+/// The inviter's own part: its program is at hand, and what follows `--` is public.
+fn options_of(args: &InviteArgs, terms: &Terms) -> Result<Options, Failure> {
+    let mut options = Options::new(args.part.clone(), Vec::new())?;
+    options.program = Some(terms.program.clone());
+    let path = Path::new(&args.program);
+    options.program_path = path.exists().then(|| path.to_owned());
+    Ok(options)
 }
 
 fn terms_of(args: &InviteArgs) -> Result<Terms, Failure> {

@@ -1,0 +1,618 @@
+//! `invite --seats N`: an open call, a ticket, and a person who admits by name.
+//!
+//! ```text
+//! call ─► ticket ─► applied … admitted (or refused) … ─► all seats taken ─► closed invitation ─► take part
+//! ```
+//! While a person thinks about one application, others arrive, applicants leave, and Ctrl-C works. A
+//! question about somebody who left is withdrawn, and what is typed then answers nothing.
+
+use std::{collections::VecDeque, time::Duration};
+
+use quorate_identity::{Code, Did, Verified, sign};
+use quorate_node::{
+    files::{Contacts, check_petname, petname_of},
+    lobby::{self, ApplicantId, HostConfig, HostEvent, HostHandle},
+    party::Stop,
+};
+use quorate_session::{
+    Bundle, CallDraft, PartyDraft, RendezvousSecret,
+    message::{Call, close},
+};
+use serde_json::Value;
+use tokio::{sync::mpsc, task::JoinHandle};
+use zeroize::Zeroizing;
+
+use super::{
+    admission::{Admission, Rule},
+    people::party,
+    terms::{Terms, random},
+};
+use crate::{
+    args::{InviteArgs, QrWhen},
+    consent::{Terminal, is_yes},
+    failure::Failure,
+    invitation::{self, now, program_lines},
+    part::{Claim, Invited, Options, User, stopped},
+    qr::TicketCode,
+    text,
+    waiting::Waiting,
+};
+
+/// After this long without anybody, the next step is said too.
+const HINT_AFTER: Duration = Duration::from_mins(1);
+/// After the seats are filled, the others have this long to join, in seconds.
+const JOIN_WITHIN_SECONDS: u64 = 15 * 60;
+/// How long the lobby is kept for those who do not hold the closed invitation yet.
+const DELIVER_WITHIN: Duration = Duration::from_mins(15);
+
+/// Somebody who asks for a seat.
+struct Applicant {
+    id: ApplicantId,
+    did: Did,
+    claimed: String,
+    words: String,
+    card: Option<String>,
+    /// The name they would get.
+    suggestion: String,
+    /// Whether that is my own name for them.
+    known: bool,
+}
+
+/// Somebody who has a seat.
+struct Guest {
+    id: ApplicantId,
+    name: String,
+    claim: Claim,
+}
+
+/// A question to the person and the terminal it comes back with.
+type Asking = JoinHandle<(Terminal, Option<String>)>;
+
+struct Lobby<'u, 'g> {
+    user: &'u User<'g>,
+    me: Option<PartyDraft>,
+    call: Verified<Call>,
+    handle: HostHandle,
+    events: mpsc::Receiver<HostEvent>,
+    rule: Admission,
+    contacts: Contacts,
+    pending: VecDeque<Applicant>,
+    guests: Vec<Guest>,
+    terminal: Option<Terminal>,
+    asking: Option<Asking>,
+    waiting: Waiting<'g>,
+}
+
+/// Opens the seats, admits, and gives the closed invitation once all are taken. The lobby lives on for
+/// those who do not have it yet.
+pub async fn fill_seats(
+    user: &User<'_>,
+    args: &InviteArgs,
+    seats: u16,
+    terms: &Terms,
+    options: &Options,
+    name: &str,
+) -> Result<Invited, Failure> {
+    let rule = Admission::parse(&args.admit)?;
+    let terminal = Terminal::open(user.global);
+    if terminal.is_none() && rule.asks_somebody() {
+        return Err(
+            Failure::new(Code::Declined, "nobody could be asked whom to admit")
+                .hint("say it beforehand: --admit all, or --admit NAME=DID for each"),
+        );
+    }
+    let me = party(name, &user.identity.key.did())?;
+    let secret = Zeroizing::new(random()?);
+    let call = sign_call(user, seats, terms, &me, &secret)?;
+    let (handle, events) = lobby::host(HostConfig {
+        call: call.clone(),
+        overlay_secret: secret,
+        scope: options.overlay_scope(),
+        program: None,
+        hints: args.hint.clone(),
+    })
+    .await?;
+    show_call(user, &call, args, &handle)?;
+    let mut lobby = Lobby {
+        user,
+        me: Some(me),
+        call,
+        handle,
+        events,
+        rule,
+        contacts: user.contacts()?,
+        pending: VecDeque::new(),
+        guests: Vec::new(),
+        terminal,
+        asking: None,
+        waiting: Waiting::new(user.global, HINT_AFTER),
+    };
+    match lobby.until_full().await {
+        Ok(invited) => {
+            lobby.waiting.end();
+            let Lobby { handle, events, .. } = lobby;
+            tokio::spawn(deliver(handle, events));
+            Ok(invited)
+        }
+        Err(failure) => {
+            lobby.waiting.end();
+            lobby.withdraw_question();
+            // Whoever waits is told.
+            lobby.handle.stop().await;
+            Err(failure)
+        }
+    }
+}
+
+fn sign_call(
+    user: &User<'_>,
+    seats: u16,
+    terms: &Terms,
+    me: &PartyDraft,
+    secret: &[u8; 32],
+) -> Result<Verified<Call>, Failure> {
+    let mut later = terms.clone();
+    later.expires += Duration::from_secs(JOIN_WITHIN_SECONDS);
+    let draft = later
+        .draft(user.identity.key.did(), vec![me.clone()])
+        .or_else(|_| terms.draft(user.identity.key.did(), vec![me.clone()]))?;
+    let apply_by = now().plus_seconds(i64::try_from(terms.expires.as_secs()).unwrap_or(i64::MAX));
+    let call = CallDraft {
+        apply_by: apply_by.min(draft.time.join_by),
+        terms: draft,
+        seats,
+        name: me.name.clone(),
+        peer: lobby::peer_of(secret),
+    };
+    Ok(sign(call.build(random()?)?, &user.identity.key)?)
+}
+
+/// What the inviter sees first: the call, and the ticket to hand out.
+fn show_call(
+    user: &User<'_>,
+    call: &Verified<Call>,
+    args: &InviteArgs,
+    handle: &HostHandle,
+) -> Result<(), Failure> {
+    let subject = &call.subject;
+    let ticket = handle.ticket();
+    user.event(
+        "ticket",
+        &[
+            ("ticket", ticket.encode().into()),
+            ("link", ticket.link().into()),
+            ("digest", call.digest().to_string().into()),
+            ("seats", subject.mpc.m.into()),
+            ("apply_by", subject.time.apply_by.rfc3339().into()),
+            ("addresses", handle.addresses().to_vec().into()),
+        ],
+    );
+    user.show([text::row(
+        "you are",
+        &format!("\"{}\"  {}", text::foreign(&subject.name), call.issuer),
+    )]);
+    user.show(program_lines(&subject.program, &subject.mpc));
+    let others = subject.free_seats();
+    user.show([
+        text::row(
+            "parties",
+            &format!(
+                "{} (you + {others}), {}",
+                subject.mpc.m,
+                invitation::threshold_line(subject.mpc.t)
+            ),
+        ),
+        text::row(
+            "open for",
+            &format!(
+                "{}   (until {})",
+                text::duration(subject.time.apply_by.0 - now().0),
+                subject.time.apply_by.rfc3339()
+            ),
+        ),
+        String::new(),
+        "  Send this to the others; it is not a secret, you admit each one:".into(),
+        String::new(),
+        format!("    quorate join {}", ticket.encode()),
+        String::new(),
+        format!("    {}", ticket.link()),
+        String::new(),
+    ]);
+    show_code(user, args, handle)
+}
+
+fn show_code(user: &User<'_>, args: &InviteArgs, handle: &HostHandle) -> Result<(), Failure> {
+    use std::io::IsTerminal;
+    let drawn = match args.qr {
+        QrWhen::Always => true,
+        QrWhen::Auto => std::io::stderr().is_terminal(),
+        QrWhen::Never => false,
+    };
+    if !drawn && args.qr_file.is_none() {
+        return Ok(());
+    }
+    let code = TicketCode::new(handle.ticket())?;
+    if drawn {
+        user.show(code.lines());
+    }
+    if let Some(file) = &args.qr_file {
+        code.write_png(file)?;
+        user.show([text::row(
+            "QR code",
+            &format!("written to {}", file.display()),
+        )]);
+    }
+    Ok(())
+}
+
+impl Lobby<'_, '_> {
+    async fn until_full(&mut self) -> Result<Invited, Failure> {
+        self.show_waiting();
+        let mut stop = self.user.stop.clone();
+        loop {
+            self.decide_next().await?;
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|s| *s != Stop::No) => return Err(stopped()),
+                answer = answered(&mut self.asking) => self.on_answer(answer).await?,
+                event = self.events.recv() => match event {
+                    None => return Err(Failure::new(Code::Internal, "the lobby ended")),
+                    Some(HostEvent::Full) => return self.seal().await,
+                    Some(HostEvent::Closed(rejection)) => return Err(Failure::from(rejection)
+                        .hint("nobody lost anything; run the command again for a new ticket")),
+                    Some(event) => self.on_event(event),
+                },
+                () = self.waiting.tick() => {}
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::Applied {
+                id,
+                did,
+                name,
+                words,
+                card,
+            } => self.on_applied(id, did, name, &words, card.map(|c| c.text().to_string())),
+            HostEvent::Left { id, did } => self.on_left(id, &did),
+            HostEvent::Refused(rejection) => {
+                tracing::info!(%rejection.detail, code = %rejection.code, "refused in the lobby");
+            }
+            HostEvent::Note(note) => self.waiting.aside(|| self.user.note(&note)),
+            HostEvent::Listening { address } => tracing::debug!(%address, "the lobby listens"),
+            _ => {}
+        }
+    }
+
+    fn on_applied(
+        &mut self,
+        id: ApplicantId,
+        did: Did,
+        claimed: String,
+        words: &[&str],
+        card: Option<String>,
+    ) {
+        let known = self.contacts.by_did(&did).map(|c| c.name.clone());
+        let applicant = Applicant {
+            id,
+            words: words.join(" "),
+            card,
+            known: known.is_some(),
+            suggestion: known.unwrap_or_else(|| self.free_name(&petname_of(&claimed))),
+            claimed,
+            did,
+        };
+        self.user.event(
+            "applied",
+            &[
+                ("did", applicant.did.to_string().into()),
+                ("name", applicant.claimed.clone().into()),
+                ("words", applicant.words.clone().into()),
+            ],
+        );
+        let mark = match (
+            applicant.known,
+            self.contacts.imitates(&applicant.claimed, &applicant.did),
+        ) {
+            (true, _) => format!("your contact [{}]", applicant.suggestion),
+            (false, Some(other)) => format!("(!) not your contact [{other}]"),
+            (false, None) => "not in your contacts".into(),
+        };
+        let line = text::row(
+            "asks",
+            &format!(
+                "\"{}\"  {}  {mark}   words: {}",
+                text::foreign(&applicant.claimed),
+                applicant.did,
+                applicant.words
+            ),
+        );
+        self.aside(line);
+        self.pending.push_back(applicant);
+    }
+
+    fn on_left(&mut self, id: ApplicantId, did: &Did) {
+        let asked_now = self.pending.front().is_some_and(|a| a.id == id);
+        if asked_now {
+            self.withdraw_question();
+        }
+        let pending = self
+            .pending
+            .iter()
+            .find(|a| a.id == id)
+            .map(|a| a.claimed.clone());
+        let guest = self
+            .guests
+            .iter()
+            .find(|g| g.id == id)
+            .map(|g| g.claim.name.clone());
+        let Some(name) = pending.or(guest) else {
+            return;
+        };
+        self.pending.retain(|a| a.id != id);
+        self.guests.retain(|g| g.id != id);
+        self.user
+            .event("withdrawn", &[("did", did.to_string().into())]);
+        self.aside(text::row(
+            "left",
+            &format!("\"{}\"  {did}", text::foreign(&name)),
+        ));
+        self.show_waiting();
+    }
+
+    /// The next application that is not decided yet: by rule, or by asking.
+    async fn decide_next(&mut self) -> Result<(), Failure> {
+        while self.asking.is_none() {
+            let Some(applicant) = self.pending.front() else {
+                return Ok(());
+            };
+            let rule = match self.rule.about(&applicant.did) {
+                Rule::Admit(name) => Some(Some(name)),
+                Rule::Refuse => Some(None),
+                Rule::Ask => None,
+            };
+            match rule {
+                Some(Some(name)) => {
+                    let name = name.unwrap_or_else(|| applicant.suggestion.clone());
+                    let name = self.free_name(&name);
+                    self.admit(name).await?;
+                }
+                Some(None) => self.refuse().await,
+                None => {
+                    self.ask();
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self) {
+        let terminal = self
+            .terminal
+            .take()
+            .or_else(|| Terminal::open(self.user.global));
+        let (Some(mut terminal), Some(applicant)) = (terminal, self.pending.front()) else {
+            return;
+        };
+        let question = format!(
+            "  Admit \"{}\" as [{}]? [y/N/another name]  ",
+            text::foreign(&applicant.claimed),
+            applicant.suggestion
+        );
+        self.waiting.end();
+        self.asking = Some(tokio::spawn(async move {
+            let answer = terminal.ask(&question).await;
+            (terminal, answer)
+        }));
+    }
+
+    async fn on_answer(
+        &mut self,
+        answer: Option<(Terminal, Option<String>)>,
+    ) -> Result<(), Failure> {
+        self.asking = None;
+        let Some((terminal, answer)) = answer else {
+            return Ok(());
+        };
+        self.terminal = Some(terminal);
+        let Some(applicant) = self.pending.front() else {
+            return Ok(());
+        };
+        let answer = answer.unwrap_or_default();
+        let suggestion = applicant.suggestion.clone();
+        match answer.to_ascii_lowercase().as_str() {
+            _ if is_yes(&answer) => self.admit(suggestion).await?,
+            "" | "n" | "no" => self.refuse().await,
+            _ => match self.check_name(&answer) {
+                Ok(()) => self.admit(answer).await?,
+                // Asked again, since nothing was decided.
+                Err(why) => self.aside(text::row("name", &why)),
+            },
+        }
+        Ok(())
+    }
+
+    /// A name for somebody new: fit, and not the name of another person.
+    fn check_name(&self, name: &str) -> Result<(), String> {
+        check_petname(name).map_err(|e| e.to_string())?;
+        let did = self.pending.front().map(|a| &a.did);
+        let others = self
+            .contacts
+            .by_name(name)
+            .is_some_and(|c| Some(&c.did) != did);
+        if others
+            || self
+                .guests
+                .iter()
+                .any(|g| g.name.eq_ignore_ascii_case(name))
+        {
+            return Err(format!("[{name}] is somebody else; choose another name"));
+        }
+        Ok(())
+    }
+
+    fn free_name(&self, wish: &str) -> String {
+        let numbered = (2..).map(|n| format!("{wish}-{n}"));
+        std::iter::once(wish.to_owned())
+            .chain(numbered)
+            .find(|name| self.check_name(name).is_ok())
+            .unwrap_or_else(|| wish.to_owned())
+    }
+
+    async fn admit(&mut self, name: String) -> Result<(), Failure> {
+        let Some(applicant) = self.pending.pop_front() else {
+            return Ok(());
+        };
+        if let Err(why) = self.handle.admit(applicant.id).await {
+            // It left, or the last seat went to another in this moment.
+            self.aside(text::row(
+                "note",
+                &format!("\"{}\": {why}", text::foreign(&applicant.claimed)),
+            ));
+            return Ok(());
+        }
+        let members: [(&str, Value); 2] = [
+            ("did", applicant.did.to_string().into()),
+            ("as", name.clone().into()),
+        ];
+        self.user.event("seated", &members);
+        self.aside(text::row(
+            "admitted",
+            &format!("[{name}]  {}", applicant.did),
+        ));
+        self.guests.push(Guest {
+            id: applicant.id,
+            name,
+            claim: Claim {
+                did: applicant.did,
+                name: applicant.claimed,
+                card: applicant.card,
+            },
+        });
+        self.show_waiting();
+        Ok(())
+    }
+
+    async fn refuse(&mut self) {
+        let Some(applicant) = self.pending.pop_front() else {
+            return;
+        };
+        // Whoever left meanwhile needs no answer.
+        let _ = self
+            .handle
+            .refuse(applicant.id, "the inviter said no")
+            .await;
+        self.user
+            .event("refused-seat", &[("did", applicant.did.to_string().into())]);
+        self.aside(text::row(
+            "refused",
+            &format!(
+                "\"{}\"  {}",
+                text::foreign(&applicant.claimed),
+                applicant.did
+            ),
+        ));
+        self.show_waiting();
+    }
+
+    /// All seats are taken: the closed invitation names exactly these DIDs.
+    async fn seal(&mut self) -> Result<Invited, Failure> {
+        self.waiting.end();
+        self.withdraw_question();
+        let order = self.handle.admitted().await;
+        self.guests
+            .sort_by_key(|g| order.iter().position(|did| *did == g.claim.did));
+        let mut parties: Vec<PartyDraft> = self.me.clone().into_iter().collect();
+        for guest in &self.guests {
+            parties.push(party(&guest.name, &guest.claim.did)?);
+        }
+        let secret = RendezvousSecret::new(random()?);
+        let closed = close(
+            &self.call,
+            parties,
+            Vec::new(),
+            random()?,
+            random()?,
+            &secret,
+            now(),
+        )?;
+        let invitation = sign(closed, &self.user.identity.key)?;
+        let bundle = Bundle {
+            invitation: invitation.text().to_string(),
+            secret,
+            hints: Vec::new(),
+        };
+        self.handle.seal(&bundle).await?;
+        self.user.event(
+            "invitation",
+            &[
+                ("digest", invitation.digest().to_string().into()),
+                ("from", invitation.issuer.to_string().into()),
+            ],
+        );
+        let names: Vec<_> = self
+            .guests
+            .iter()
+            .map(|g| format!("[{}]", g.name))
+            .collect();
+        self.user.show([text::row(
+            "closed",
+            &format!("you, {}; nobody else can join", names.join(", ")),
+        )]);
+        Ok(Invited {
+            invitation,
+            bundle,
+            claims: self.guests.drain(..).map(|g| g.claim).collect(),
+        })
+    }
+
+    fn withdraw_question(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            // The terminal goes with it; a new one is opened for the next question.
+            asking.abort();
+            self.user.show([String::new()]);
+        }
+    }
+
+    fn show_waiting(&mut self) {
+        if self.asking.is_some() {
+            return;
+        }
+        let seats = self.call.subject.seats();
+        let there = self.guests.len() + usize::from(self.me.is_some());
+        if there < seats {
+            self.waiting.begin(
+                "waiting",
+                &format!("{there}/{seats} seats taken"),
+                "have the others run `quorate join` with the ticket? Ctrl-C closes the call",
+            );
+        }
+    }
+
+    fn aside(&self, line: String) {
+        self.waiting.aside(|| self.user.show([line]));
+    }
+}
+
+async fn answered(asking: &mut Option<Asking>) -> Option<(Terminal, Option<String>)> {
+    match asking {
+        Some(task) => task.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps the lobby until everybody holds the closed invitation.
+async fn deliver(handle: HostHandle, mut events: mpsc::Receiver<HostEvent>) {
+    let all = async {
+        while let Some(event) = events.recv().await {
+            if matches!(event, HostEvent::AllDelivered | HostEvent::Closed(_)) {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DELIVER_WITHIN, all).await;
+    handle.stop().await;
+}

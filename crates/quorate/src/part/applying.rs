@@ -1,0 +1,234 @@
+//! `join TICKET`: from a ticket to the closed invitation.
+//!
+//! ```text
+//! look for the inviter ─► call ─► checked, shown, asked ─► apply ─► asked ─► admitted ─► invitation
+//!                                       │ no                         │ no
+//!                                       ▼ nothing was told           ▼ E_NOT_ADMITTED
+//! ```
+//! Security. Requires: the lobby checked the call against the ticket and the invitation against the
+//! call. Provides: nothing is told about this user before the person said yes to the call.
+
+use std::time::Duration;
+
+use quorate_identity::{Code, Verified};
+use quorate_node::lobby::{self, ApplicantConfig, ApplicantEvent, ApplicantHandle};
+use quorate_session::{Bundle, Invitation, Ticket, message::Call};
+use tokio::sync::mpsc;
+
+use super::{Claim, Consent, Invited, Options, User, readiness, show_machine, stopped};
+use crate::{
+    consent,
+    failure::Failure,
+    invitation::{People, describe_call},
+    text,
+    waiting::Waiting,
+};
+
+/// After this long without the inviter, the next step is said too.
+const HINT_AFTER: Duration = Duration::from_secs(30);
+
+/// Somebody who asks for a seat.
+struct Applying<'u, 'g> {
+    user: &'u User<'g>,
+    options: &'u Options,
+    name: String,
+    handle: ApplicantHandle,
+    events: mpsc::Receiver<ApplicantEvent>,
+    waiting: Waiting<'g>,
+    call: Option<Verified<Call>>,
+}
+
+/// Asks for a seat at the inviter of `ticket` as `name` and waits for the closed invitation.
+pub async fn apply(
+    user: &User<'_>,
+    ticket: Ticket,
+    options: &Options,
+    name: String,
+) -> Result<(Invited, Consent), Failure> {
+    let (handle, events) = lobby::apply(ApplicantConfig {
+        key: user.identity.key.clone(),
+        ticket,
+        scope: options.overlay_scope(),
+        at: options.at.clone(),
+    })
+    .await?;
+    let mut applying = Applying {
+        user,
+        options,
+        name,
+        handle,
+        events,
+        waiting: Waiting::new(user.global, HINT_AFTER),
+        call: None,
+    };
+    let done = applying.until_invited().await;
+    let Applying { handle, .. } = applying;
+    if done.is_err() {
+        handle.leave().await;
+    }
+    handle.stop().await;
+    done
+}
+
+impl Applying<'_, '_> {
+    async fn until_invited(&mut self) -> Result<(Invited, Consent), Failure> {
+        self.waiting.begin(
+            "looking",
+            "for the inviter",
+            "is `quorate invite` still running there? Give its address with --at; Ctrl-C stops",
+        );
+        let mut stop = self.user.stop.clone();
+        loop {
+            let event = tokio::select! {
+                biased;
+                _ = stop.wait_for(|s| *s != quorate_node::party::Stop::No) => return Err(stopped()),
+                event = self.events.recv() => event,
+                () = self.waiting.tick() => continue,
+            };
+            let Some(event) = event else {
+                return Err(Failure::new(Code::Internal, "the application ended"));
+            };
+            if let Some(invited) = self.on_event(event).await? {
+                return Ok(invited);
+            }
+        }
+    }
+
+    async fn on_event(
+        &mut self,
+        event: ApplicantEvent,
+    ) -> Result<Option<(Invited, Consent)>, Failure> {
+        match event {
+            ApplicantEvent::Found { address } => {
+                self.user.event("found", &[("address", address.into())]);
+            }
+            ApplicantEvent::Lost => {
+                self.user.event("lost", &[]);
+                self.waiting.begin(
+                    "lost",
+                    "the inviter; looking again",
+                    "is `quorate invite` still running there? Ctrl-C stops",
+                );
+            }
+            ApplicantEvent::Call { call, .. } if self.call.is_none() => self.on_call(*call).await?,
+            ApplicantEvent::Call { .. } => {}
+            ApplicantEvent::Asked { words } => self.on_asked(&words.join(" ")),
+            ApplicantEvent::Admitted { place } => {
+                self.waiting.end();
+                self.user.event("admitted", &[("place", place.into())]);
+                self.user.show([text::row(
+                    "admitted",
+                    "you have a seat; waiting for the others",
+                )]);
+                self.waiting
+                    .begin("waiting", "for the other seats", "Ctrl-C gives yours back");
+            }
+            ApplicantEvent::Invitation { bundle, invitation } => {
+                self.waiting.end();
+                return Ok(Some(self.invited(*bundle, *invitation)));
+            }
+            ApplicantEvent::Declined(rejection) | ApplicantEvent::Closed(rejection) => {
+                self.waiting.end();
+                return Err(rejection.into());
+            }
+            ApplicantEvent::Note(note) => self.waiting.aside(|| self.user.note(&note)),
+        }
+        Ok(None)
+    }
+
+    /// Everything that could stop this user later is looked at before anybody is asked for a seat.
+    async fn on_call(&mut self, call: Verified<Call>) -> Result<(), Failure> {
+        self.waiting.end();
+        let user = self.user;
+        readiness::check_deadline(call.subject.time.apply_by)?;
+        readiness::check_policy(call.subject.net.path)?;
+        let people = People {
+            contacts: user.contacts()?,
+            me: user.identity.key.did(),
+        };
+        user.event(
+            "call",
+            &[
+                ("digest", call.digest().to_string().into()),
+                ("issuer", call.issuer.to_string().into()),
+                ("name", call.subject.name.clone().into()),
+                ("title", call.subject.title.clone().into()),
+            ],
+        );
+        user.show(describe_call(&call, &people));
+        let others_see = format!(
+            "your name {:?}, your DID, your network address; shares; what the program opens to all",
+            self.name
+        );
+        show_machine(user, &call.subject.program, self.options, &others_see).await?;
+        if !self.options.yes {
+            self.while_lobby_lasts(consent::ask(user.global, "Ask for a seat?"))
+                .await?;
+        }
+        self.call = Some(call);
+        self.handle.apply(self.name.clone(), None).await;
+        Ok(())
+    }
+
+    /// A person thinks; if the lobby closes meanwhile, there is nothing to think about any more.
+    async fn while_lobby_lasts(
+        &mut self,
+        asking: impl Future<Output = Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        let mut stop = self.user.stop.clone();
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|s| *s != quorate_node::party::Stop::No) => return Err(stopped()),
+                answer = &mut asking => return answer,
+                event = self.events.recv() => match event {
+                    Some(ApplicantEvent::Declined(why) | ApplicantEvent::Closed(why)) => return Err(why.into()),
+                    None => return Err(Failure::new(Code::Internal, "the application ended")),
+                    // A lost link comes back, and the answer is sent then.
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
+    fn on_asked(&mut self, words: &str) {
+        self.waiting.end();
+        let inviter = self.call.as_ref().map_or("", |c| c.subject.name.as_str());
+        self.user.event("asked", &[("words", words.into())]);
+        self.user.show([text::row(
+            "asked",
+            &format!(
+                "words: {words}   (\"{}\" sees the same)",
+                text::foreign(inviter)
+            ),
+        )]);
+        self.waiting.begin(
+            "waiting",
+            &format!("for \"{}\" to admit you", text::foreign(inviter)),
+            "Ctrl-C gives up",
+        );
+    }
+
+    /// New faces are asked about; the terms are those of the call, which were agreed to.
+    fn invited(&self, bundle: Bundle, invitation: Verified<Invitation>) -> (Invited, Consent) {
+        let claim = self.call.as_ref().map(|call| Claim {
+            did: call.issuer.clone(),
+            name: call.subject.name.clone(),
+            card: None,
+        });
+        self.user.event(
+            "invitation",
+            &[
+                ("digest", invitation.digest().to_string().into()),
+                ("from", invitation.issuer.to_string().into()),
+            ],
+        );
+        let invited = Invited {
+            invitation,
+            bundle,
+            claims: claim.into_iter().collect(),
+        };
+        (invited, Consent::Terms)
+    }
+}
