@@ -14,6 +14,7 @@ mod first_contact;
 mod guides;
 mod identity;
 mod insider;
+mod json;
 mod lan;
 mod life;
 mod pty;

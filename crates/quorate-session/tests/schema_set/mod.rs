@@ -21,7 +21,10 @@ pub const BASE: &str = "https://quorate.org/schemas/v1/";
 /// Schemas of what goes over the wire.
 pub const WIRE: &[&str] = &[
     "abort",
+    "apply",
+    "call",
     "cancel",
+    "card",
     "confirm",
     "frame",
     "hello",
@@ -31,6 +34,8 @@ pub const WIRE: &[&str] = &[
     "ready",
     "receipt",
 ];
+/// Those of them that no session says: they come before it.
+pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card"];
 /// Schemas of what the command line prints.
 pub const REPORTS: &[&str] = &[
     "contacts",

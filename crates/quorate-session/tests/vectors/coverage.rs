@@ -44,11 +44,6 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "the document does not",
         "a_did_key_resolves_to_its_own_key_for_both_uses",
     ),
-    (
-        "D3",
-        "… cannot be resolved",
-        "did_web_is_a_question_for_somebody_else",
-    ),
     // The own machine: program, clock, disk.
     (
         "S3.14",

@@ -11,8 +11,8 @@ use quorate_identity::{
 };
 use quorate_session::{
     Bundle, ContentDigest, Fingerprint, Frame, Invitation, LinkId, LinkKind, ManifestEntry,
-    Outcome, PeerId, Pid, RendezvousSecret, Session, Setup, Stored, manifest_digest,
-    message::{Abort, Cancel, Confirm, Hello, Join, Kem, Ready, Receipt},
+    Outcome, PeerId, Pid, RendezvousSecret, Session, Setup, Stored, Ticket, lobby, manifest_digest,
+    message::{Abort, Apply, Call, Cancel, Confirm, Hello, Join, Kem, Ready, Receipt, verify_card},
 };
 use serde_json::Value;
 use ssi_dids_core::Document;
@@ -40,7 +40,7 @@ pub fn judge(vector: &Vector, context: &Context) -> Verdict {
 pub fn schema_says(vector: &Vector, schemas: &Schemas) -> SchemaSays {
     let value = match vector.what.as_str() {
         what if !schemas.has(what) => None,
-        "frame" => strict::parse_strict(&vector.input.bytes()).ok(),
+        "frame" | "lobby" => strict::parse_strict(&vector.input.bytes()).ok(),
         what if crate::schema_set::TEXTS.contains(&what) => Some(Value::from(vector.input.text())),
         _ => payload(&vector.input.text()),
     };
@@ -90,6 +90,11 @@ fn alone(vector: &Vector) -> Result<(), Rejection> {
         "abort" => statement::<Abort>(vector).map(drop),
         "cancel" => statement::<Cancel>(vector).map(drop),
         "receipt" => statement::<Receipt>(vector).map(drop),
+        "call" => statement::<Call>(vector).map(drop),
+        "card" => verify_card(&text, UnixTime(vector.at)).map(drop),
+        "apply" => statement::<Apply>(vector).map(drop),
+        "ticket" => text.parse::<Ticket>().map(drop),
+        "lobby" => lobby::Frame::parse(&vector.input.bytes()).map(drop),
         "frame" => Frame::parse(&vector.input.bytes()).map(drop),
         "bundle" => Bundle::parse(&text).map(drop),
         "did" => text.parse::<Did>().map(drop),

@@ -29,7 +29,8 @@ pub fn make(maker: &mut Maker) {
 /// A member that every statement of the type has, and that may change its value.
 fn harmless(what: &str) -> (&'static str, Value) {
     match what {
-        "invitation" => ("/credentialSubject/title", json!("Other")),
+        "invitation" | "call" => ("/credentialSubject/title", json!("Other")),
+        "card" => ("/credentialSubject/name", json!("Other")),
         "receipt" => ("/bytes", json!(1001)),
         _ => ("/iat", json!(START + 1)),
     }
@@ -84,11 +85,8 @@ fn each_type(maker: &mut Maker, what: &'static str) {
         "A member that the type does not have.",
     );
 
-    let last = if what == "invitation" {
-        "validUntil"
-    } else {
-        "iat"
-    };
+    let credential = typ(what) == "vc+jwt";
+    let last = if credential { "validUntil" } else { "iat" };
     let text = jws(what, &without(&whole, last), &signer);
     maker.alone(
         what,
@@ -108,7 +106,7 @@ fn each_type(maker: &mut Maker, what: &'static str) {
         "The values stand in an array; some readers take that for an object.",
     );
 
-    let version = if what == "invitation" {
+    let version = if credential {
         "/credentialSubject/v"
     } else {
         "/v"
@@ -132,7 +130,8 @@ fn each_type(maker: &mut Maker, what: &'static str) {
         .at(START - 300);
 
     let index = STATEMENTS.iter().position(|other| *other == what).unwrap();
-    let next = STATEMENTS[(index + 1) % STATEMENTS.len()];
+    let mut others = (1..).map(|step| STATEMENTS[(index + step) % STATEMENTS.len()]);
+    let next = others.find(|other| typ(other) != typ(what)).unwrap();
     let text = jws_of(
         header(next, &signer).to_string().as_bytes(),
         whole.to_string().as_bytes(),
@@ -143,7 +142,14 @@ fn each_type(maker: &mut Maker, what: &'static str) {
 }
 
 fn lifetimes(maker: &mut Maker) {
-    for (what, lifetime) in [("invitation", 7200), ("hello", 60), ("join", 3600)] {
+    for (what, lifetime) in [
+        ("invitation", 7200),
+        ("hello", 60),
+        ("join", 3600),
+        ("call", 7200),
+        ("card", 365 * 24 * 3600),
+        ("apply", 60),
+    ] {
         let good = said(what, &plain(what));
         let about = "Judged 301 s after its end.";
         maker

@@ -1,5 +1,6 @@
 //! Makes every vector from fixed seeds, so that the stored ones can be made again and compared.
 
+mod contact;
 mod envelope;
 mod frames;
 mod invitations;
@@ -21,7 +22,7 @@ use chacha20::ChaCha20Rng;
 use quorate_identity::{B64, Digest, SigningKey, UnixMillis, UnixTime, Verified, base64url};
 use quorate_session::{
     Frame, Invitation, PeerId, Pid, hello_tag,
-    message::{Abort, Cancel, CodeText, Confirm, Hello, Kem, Ready, Receipt, ReceiptOutcome},
+    message::{self, Abort, Cancel, CodeText, Confirm, Hello, Kem, Ready, Receipt, ReceiptOutcome},
 };
 use rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -39,6 +40,9 @@ pub const STATEMENTS: &[&str] = &[
     "abort",
     "cancel",
     "receipt",
+    "call",
+    "card",
+    "apply",
 ];
 
 /// All vectors and what they share.
@@ -54,6 +58,7 @@ pub fn all() -> (Context, Vec<Vector>) {
     statements::make(&mut maker);
     frames::make(&mut maker);
     setups::make(&mut maker);
+    contact::make(&mut maker);
     sessions::make(&mut maker);
     let schemas = Schemas::load();
     for vector in &mut maker.vectors {
@@ -180,7 +185,7 @@ impl Vector {
 /// The `typ` of a statement.
 pub fn typ(what: &str) -> String {
     match what {
-        "invitation" => "vc+jwt".into(),
+        "invitation" | "call" | "card" => "vc+jwt".into(),
         other => format!("quorate-{other}+jwt"),
     }
 }
@@ -222,7 +227,7 @@ pub fn value(claims: &impl Serialize) -> Value {
 /// Who makes statements of a type in these vectors.
 pub fn issuer(what: &str) -> SigningKey {
     key(match what {
-        "invitation" | "cancel" => 0,
+        "invitation" | "cancel" | "call" => 0,
         "kem" => 1,
         _ => 2,
     })
@@ -284,8 +289,40 @@ pub fn plain(what: &str) -> Value {
             end: iat.plus_seconds(7),
             bytes: Some(1000),
         }),
+        "call" => value(&call()),
+        "card" => {
+            let until = iat.plus_seconds(365 * 24 * 3600);
+            value(
+                &message::card(iss, "Clinique Sud".into(), seal_key(), [9; 16], iat, until)
+                    .unwrap(),
+            )
+        }
+        "apply" => json!({
+            "v": v, "iss": iss, "call": Digest([0x63; 32]), "name": "Clinique Sud",
+            "local": PeerId::of(&overlay_key(2).public()), "remote": reader_peer(),
+            "n": B64([0x6e; 16]), "iat": iat, "exp": iat.plus_seconds(60),
+        }),
         other => panic!("{other} is no statement"),
     }
+}
+
+/// An open invitation of the organizer for three seats.
+fn call() -> quorate_session::Call {
+    let mut terms = draft(3);
+    terms.parties.truncate(1);
+    let draft = quorate_session::CallDraft {
+        terms,
+        seats: 3,
+        name: "Registry".into(),
+        peer: reader_peer(),
+        apply_by: UnixTime(START + 300),
+    };
+    draft.build([8; 16]).unwrap()
+}
+
+fn seal_key() -> [u8; 1216] {
+    let secret = x_wing::DecapsulationKey::from([0x5c; 32]);
+    x_wing::KeyExport::to_bytes(x_wing::Decapsulator::encapsulation_key(&secret)).0
 }
 
 /// The reader's PeerId: made from the seed of its session.
@@ -480,8 +517,7 @@ fn own_join(party: usize) -> String {
     join.kem.as_mut().unwrap().ek = B64(x_wing::KeyExport::to_bytes(encapsulation).0);
     join.n = B64(nonce.try_into().unwrap());
     join.peer = PeerId::of(&SigningKey::from_seed(&array(&overlay)).public());
-    let input =
-        quorate_session::message::peer_signature_input(&join.inv, &join.iss, join.epoch, &join.wg);
+    let input = message::peer_signature_input(&join.inv, &join.iss, join.epoch, &join.wg);
     join.peer_sig = B64(SigningKey::from_seed(&array(&overlay)).sign_bytes(&input));
     quorate_identity::sign(join, &key(party))
         .unwrap()

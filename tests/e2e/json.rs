@@ -1,0 +1,189 @@
+//! What `--json` prints is what the schemas of `schemas/v1` say: real commands, a whole run, refusals.
+
+use crate::world::{Ended, Running, World, output, program};
+use jsonschema::{Registry, Validator};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/v1")
+}
+
+/// A validator per schema, by `$id`.
+struct Schemas(BTreeMap<String, Validator>);
+
+impl Schemas {
+    fn load() -> Self {
+        let files = fs::read_dir(folder()).unwrap().flatten().map(|f| f.path());
+        let files = files.filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let schemas: Vec<Value> = files
+            .map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap())
+            .collect();
+        let id = |schema: &Value| schema["$id"].as_str().unwrap().to_owned();
+        let registry = schemas
+            .iter()
+            .fold(Registry::new(), |registry, schema| {
+                registry.add(id(schema), schema.clone()).unwrap()
+            })
+            .prepare()
+            .unwrap();
+        let build = |schema: &Value| {
+            let options = jsonschema::options().with_registry(&registry);
+            (id(schema), options.build(schema).unwrap())
+        };
+        Self(schemas.iter().map(build).collect())
+    }
+
+    /// One printed object: it names its schema, and fits it.
+    #[track_caller]
+    fn fits(&self, text: &str) -> Value {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let name = value["schema"]
+            .as_str()
+            .unwrap_or_else(|| panic!("it names no schema: {text}"));
+        let schema = self
+            .0
+            .get(name)
+            .unwrap_or_else(|| panic!("there is no {name}"));
+        if let Err(why) = schema.validate(&value) {
+            panic!(
+                "{name} at {:?}: {why}\n{value:#}",
+                why.instance_path().to_string()
+            );
+        }
+        value
+    }
+
+    /// Every line of a stream that quorate wrote.
+    #[track_caller]
+    fn lines(&self, text: &str) -> Vec<Value> {
+        text.lines().map(|line| self.fits(line)).collect()
+    }
+}
+
+fn run(mut command: Command) -> Ended {
+    command.arg("--json");
+    output(command)
+}
+
+/// The name of an object's schema, without where it begins and ends.
+fn name(value: &Value) -> &str {
+    let id = value["schema"].as_str().unwrap();
+    id.rsplit('/').next().unwrap().trim_end_matches(".json")
+}
+
+#[test]
+fn reports_of_commands_fit_their_schemas() {
+    let (schemas, world) = (Schemas::load(), World::three());
+    let file = world.invite("secretsanta", &["4"]);
+    let commands: &[(&str, &[&str])] = &[
+        ("version", &["version"]),
+        ("identity", &["id", "show"]),
+        ("identity", &["id"]),
+        ("contacts", &["contacts", "list"]),
+        ("verification", &["verify"]),
+    ];
+    for (wanted, args) in commands {
+        let mut command = world.quorate(0);
+        command.args(*args);
+        if *wanted == "verification" {
+            command.arg(&file);
+        }
+        let ended = run(command);
+        ended.assert_done();
+        let report = schemas.fits(&ended.stdout);
+        assert_eq!(name(&report), *wanted);
+        schemas.lines(&ended.stderr);
+    }
+}
+
+#[test]
+fn refusals_fit_their_schema_and_end_with_the_exit_code_they_name() {
+    let (schemas, world) = (Schemas::load(), World::three());
+    let file = world.invite("secretsanta", &["4"]);
+    let cut = world.path("cut.quorate");
+    fs::write(&cut, &fs::read(&file).unwrap()[..200]).unwrap();
+    let command = |index: usize, args: &[&str], file: Option<&Path>| {
+        let mut command = world.quorate(index);
+        command.args(args).args(file);
+        command
+    };
+    let missing = world.path("nothing.quorate");
+    let other = program("marker.py");
+    let mut changed = world.join(1, &file);
+    changed.arg("--program").arg(other);
+    let cases = [
+        command(1, &["verify"], Some(&cut)),
+        command(1, &["verify"], Some(&missing)),
+        command(1, &["join", "--local", "-y"], Some(&cut)),
+        command(1, &["join", "--local"], Some(&file)),
+        command(1, &["id", "import"], Some(&cut)),
+        command(0, &["contacts", "remove", "nobody"], None),
+        changed,
+    ];
+    let mut codes = BTreeSet::new();
+    for case in cases {
+        let shown = format!("{case:?}");
+        let ended = run(case);
+        let lines = schemas.lines(&ended.stderr);
+        let last = lines.last().unwrap_or_else(|| panic!("{shown}: {ended:?}"));
+        assert_eq!(name(last), "error", "{shown}");
+        assert_eq!(last["exit"].as_i64(), ended.code.map(i64::from), "{shown}");
+        assert!(ended.stdout.is_empty(), "{shown}: {}", ended.stdout);
+        codes.insert(last["code"].as_str().unwrap().to_owned());
+    }
+    assert!(codes.len() >= 4, "{codes:?}");
+}
+
+/// What the parties of a run print, with the kinds of events.
+fn events(schemas: &Schemas, joined: Vec<Running>) -> (Vec<Ended>, BTreeSet<String>) {
+    let ended: Vec<Ended> = joined.into_iter().map(Running::end).collect();
+    let mut kinds = BTreeSet::new();
+    for one in &ended {
+        for line in schemas.lines(&one.stderr) {
+            kinds.insert(line["event"].as_str().unwrap().to_owned());
+        }
+    }
+    (ended, kinds)
+}
+
+#[test]
+fn the_events_of_a_whole_run_fit_their_schema() {
+    let (schemas, world) = (Schemas::load(), World::three());
+    let file = world.invite("secretsanta", &["4"]);
+    let joined = world.all_join(&file, |_, command| {
+        command.arg("--json");
+    });
+    let (ended, kinds) = events(&schemas, joined);
+    ended.iter().for_each(Ended::assert_done);
+    for kind in [
+        "session", "state", "party", "path", "roster", "mesh", "program", "receipts", "ended",
+    ] {
+        assert!(kinds.contains(kind), "{kind} is not among {kinds:?}");
+    }
+}
+
+#[test]
+fn the_events_of_a_failed_run_fit_their_schema() {
+    let (schemas, world) = (Schemas::load(), World::three());
+    let failing = world.path("fails.py");
+    fs::write(
+        &failing,
+        "import sys\nfrom mpyc.runtime import mpc\nmpc.run(mpc.start())\nsys.exit('no')\n",
+    )
+    .unwrap();
+    let file = world.invite(failing.to_str().unwrap(), &[]);
+    let joined = world.all_join(&file, |_, command| {
+        command.arg("--json").arg("--program").arg(&failing);
+    });
+    let (ended, kinds) = events(&schemas, joined);
+    for one in &ended {
+        assert_eq!(one.code, Some(75), "{}", one.stderr);
+    }
+    assert!(kinds.contains("error"), "{kinds:?}");
+}
