@@ -66,6 +66,33 @@ impl Schemas {
     }
 }
 
+/// Names of schemas that the program's sources name.
+fn named(folder: &Path, names: &mut BTreeSet<String>) {
+    for path in fs::read_dir(folder).unwrap().flatten().map(|f| f.path()) {
+        if path.is_dir() {
+            named(&path, names);
+        } else {
+            let text = fs::read_to_string(&path).unwrap();
+            let after = text.split("schema(\"").skip(1);
+            names.extend(after.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+        }
+    }
+}
+
+#[test]
+fn every_schema_that_the_program_names_is_there() {
+    let mut names = BTreeSet::new();
+    named(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut names,
+    );
+    assert!(names.len() >= 6, "{names:?}");
+    for name in names {
+        let file = folder().join(format!("{name}.schema.json"));
+        assert!(file.exists(), "there is no {}", file.display());
+    }
+}
+
 fn run(mut command: Command) -> Ended {
     command.arg("--json");
     output(command)
@@ -87,6 +114,7 @@ fn reports_of_commands_fit_their_schemas() {
         ("identity", &["id"]),
         ("contacts", &["contacts", "list"]),
         ("verification", &["verify"]),
+        ("clean", &["clean", "--dry-run"]),
     ];
     for (wanted, args) in commands {
         let mut command = world.quorate(0);
@@ -174,7 +202,7 @@ fn the_events_of_a_failed_run_fit_their_schema() {
     let failing = world.path("fails.py");
     fs::write(
         &failing,
-        "import sys\nfrom mpyc.runtime import mpc\nmpc.run(mpc.start())\nsys.exit('no')\n",
+        "import sys\nfrom mpyc.runtime import mpc\nmpc.run(mpc.start())\nsys.exit(3)\n",
     )
     .unwrap();
     let file = world.invite(failing.to_str().unwrap(), &[]);

@@ -31,17 +31,20 @@ pub const WIRE: &[&str] = &[
     "invitation",
     "join",
     "kem",
+    "lobby",
     "ready",
     "receipt",
 ];
 /// Those of them that no session says: they come before it.
-pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card"];
+pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card", "lobby"];
 /// Schemas of what the command line prints.
 pub const REPORTS: &[&str] = &[
+    "clean",
     "contacts",
     "error",
     "event",
     "identity",
+    "status",
     "verification",
     "version",
 ];

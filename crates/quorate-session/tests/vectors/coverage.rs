@@ -128,6 +128,12 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "a ready is not",
         "a_ready_outside_the_tunnel_does_not_count",
     ),
+    // What the organizer's own command refuses.
+    (
+        "S9.2",
+        "only the organizer",
+        "a32_only_the_organizer_can_cancel",
+    ),
     // Time passes.
     (
         "S8.5",
