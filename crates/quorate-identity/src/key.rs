@@ -136,6 +136,13 @@ impl SigningKey {
         self.key_id.clone()
     }
 
+    /// The X25519 secret shared with the holder of `other`, both keys taken to Montgomery form (RFC 7748, section 4.1).
+    /// To be put through a key derivation that names its purpose; never used as it is.
+    pub fn agree(&self, other: &PublicKey) -> Zeroizing<[u8; 32]> {
+        let scalar = Zeroizing::new(self.secret.to_scalar_bytes());
+        Zeroizing::new(other.0.to_montgomery().mul_clamped(*scalar).to_bytes())
+    }
+
     /// Signs raw bytes; statements are signed by [`crate::sign`].
     pub fn sign_bytes(&self, message: &[u8]) -> [u8; 64] {
         self.secret.sign(message).to_bytes()
@@ -202,6 +209,14 @@ mod tests {
         }
         assert_ne!(malleable, signature);
         assert!(!key.public().verify(b"m", &malleable));
+    }
+
+    #[test]
+    fn two_keys_agree_on_one_secret_and_others_do_not() {
+        let [a, b, c] = [1, 2, 3].map(|seed| SigningKey::from_seed(&[seed; 32]));
+        assert_eq!(a.agree(&b.public()), b.agree(&a.public()));
+        assert_ne!(a.agree(&b.public()), a.agree(&c.public()));
+        assert_ne!(*a.agree(&b.public()), [0; 32]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod lobby;
 pub mod netstack;
 pub mod overlay;
 pub mod party;
+pub mod post;
 pub mod program;
 pub mod wireguard;
 

@@ -86,7 +86,7 @@ impl Bundle {
         format!("{PREFIX}{}", base64url::encode(&bytes))
     }
 
-    fn to_cbor(&self) -> Vec<u8> {
+    pub(crate) fn to_cbor(&self) -> Vec<u8> {
         let mut encoder = Encoder::new(Vec::new());
         let written = self.write(&mut encoder);
         debug_assert!(written.is_ok(), "a Vec takes everything");
@@ -109,7 +109,7 @@ impl Bundle {
         Ok(())
     }
 
-    fn from_cbor(bytes: &[u8]) -> Result<Self, Rejection> {
+    pub(crate) fn from_cbor(bytes: &[u8]) -> Result<Self, Rejection> {
         let mut decoder = Decoder::new(bytes);
         let bundle = read(&mut decoder)?;
         if decoder.position() != bytes.len() {

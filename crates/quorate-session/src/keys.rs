@@ -124,6 +124,13 @@ impl fmt::Debug for EpochKeys {
 /// Output of the KEM.
 pub(crate) struct SharedSecret(Zeroizing<[u8; 32]>);
 
+impl SharedSecret {
+    /// The bytes, to derive a key from.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 /// A WireGuard pre-shared key.
 pub type Psk = Zeroizing<[u8; 32]>;
 

@@ -28,7 +28,9 @@ pub mod lobby;
 mod manifest;
 pub mod message;
 mod peer_id;
+pub mod post;
 mod roster;
+mod seal;
 mod session;
 mod statement;
 mod stored;
@@ -48,6 +50,7 @@ pub use message::{
 };
 pub use peer_id::PeerId;
 pub use roster::{Member, Roster};
+pub use seal::{SEALED_PREFIX, SealSecret, open_bundle, seal_bundle};
 #[cfg(feature = "broken-variants")]
 #[doc(hidden)]
 pub use session::Weakness;

@@ -145,6 +145,21 @@ pub const FRAME_BURST: u32 = 512;
 /// Frames one link may bring per second in the long run.
 pub const FRAMES_PER_SECOND: u32 = 64;
 
+/// People a post receiver accepts invitations from.
+pub const MAX_CONTACTS: usize = 1024;
+/// Invitations a post sender holds; also the tags in its hello.
+pub const MAX_OFFERS: usize = 64;
+/// The number of tags is a multiple of this, so that it tells little.
+pub const OFFER_TAGS_STEP: usize = 8;
+/// Frames from the other end of one link of the post.
+pub const MAX_POST_FRAMES: u32 = 16;
+/// Invitations taken by post that are remembered, so that none is shown twice.
+pub const MAX_TAKEN: usize = 256;
+/// Characters of a sealed bundle.
+pub const MAX_SEALED_CHARS: usize = 224 * 1024;
+/// Cards one bundle is sealed to.
+pub const MAX_SEALED_TO: usize = 64;
+
 // --- Timers of first contact -------------------------------------------------------------------------------------------
 
 /// A link to a lobby that asks for nothing is closed after this time.

@@ -160,6 +160,29 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "it joined again",
         "f06_a_party_that_comes_back_after_one_other_ended_ends_the_run_for_all",
     ),
+    // First contact: shown by its own tests.
+    ("F1", "", "what_is_no_ticket_is_refused"),
+    ("F2", "", "calls_beyond_their_limits_are_refused"),
+    ("F3", "", "cards_beyond_their_limits_are_refused"),
+    ("F4", "", "applications_beyond_their_limits_are_refused"),
+    ("F5", "", "garbage_ends_its_link_and_nothing_else"),
+    ("F6", "", "a_call_that_the_ticket_does_not_name_is_refused"),
+    (
+        "F7",
+        "",
+        "an_application_from_another_connection_is_refused",
+    ),
+    (
+        "F8",
+        "",
+        "an_invitation_with_other_terms_is_refused_with_what_differs",
+    ),
+    (
+        "F9",
+        "",
+        "an_offer_by_a_stranger_and_frames_out_of_order_are_refused",
+    ),
+    ("F10", "", "a_changed_text_or_list_of_readers_is_refused"),
 ];
 
 /// Codes of a machine, a person or a command, which no rule of the protocol raises: code, a test that shows it.
