@@ -21,3 +21,14 @@ fn journey_f_every_failure_has_its_code_its_exit_code_and_its_next_step() {
     };
     run("when-it-fails.md", &budget);
 }
+
+#[test]
+fn journey_b_strangers_on_three_machines_need_one_message() {
+    let budget = Budget {
+        commands: 3,
+        // One of each guest to ask for a seat, one more for the face that is new to them, and two of the inviter.
+        consents: 6,
+        messages: 1,
+    };
+    run("three-machines.md", &budget);
+}
