@@ -213,6 +213,7 @@ impl Machine {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Vec<u8>) {
+        tracing::trace!(target: "quorate::frames", bytes = frame.len(), "sent");
         let stream = self.installed.as_ref().and_then(|i| i.streams.get(&link));
         let sent = match stream {
             Some((_, stream)) => stream.try_send(frame).is_ok(),
