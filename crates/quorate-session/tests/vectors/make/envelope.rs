@@ -702,8 +702,8 @@ fn small_commitment(message: &[u8]) -> Vec<u8> {
     commitment[0] = 1;
     let mut secret = [0; 64];
     secret[..32].copy_from_slice(&Sha512::digest(signer.seed().as_slice())[..32]);
-    secret[0] &= 248;
-    secret[31] = secret[31] & 127 | 64;
+    secret[0] &= 0xf8;
+    secret[31] = secret[31] & 0x7f | 0x40;
     let challenge = Sha512::new()
         .chain_update(commitment)
         .chain_update(signer.public().as_bytes())
