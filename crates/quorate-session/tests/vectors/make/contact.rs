@@ -5,7 +5,7 @@ use crate::{
     common::{START, key},
     vector::{Input, Piece},
 };
-use quorate_identity::{B64, Digest};
+use quorate_identity::{B64, Digest, PublicKey};
 use quorate_session::{Ticket, lobby::Frame};
 use serde_json::{Value, json};
 
@@ -118,6 +118,31 @@ fn tickets(maker: &mut Maker) {
         &changed(30, 'b'),
         "A character that no ticket has.",
     );
+    let peer = PublicKey::from_multibase(&key(3).did().as_str()["did:key:".len()..]).unwrap();
+    let body = [&[1][..], peer.as_bytes(), &call_digest().0[..16]].concat();
+    assert!(checked(&body).parse::<Ticket>().is_ok());
+    refuse(
+        "half",
+        &checked(&body[..40]),
+        "The digest is not whole; the checksum is right.",
+    );
+    refuse("nothing-in-it", &checked(&[]), "Nothing but a checksum.");
+    let newer = [&[2][..], &body[1..]].concat();
+    refuse("version-2", &checked(&newer), "A newer version.");
+    let odd = [&body[..], &[3, 4, 1, 2]].concat();
+    refuse(
+        "unknown-address",
+        &checked(&odd),
+        "An address that the protocol does not know.",
+    );
+    let mut weak = body.clone();
+    weak[1..33].fill(0);
+    weak[1] = 1;
+    refuse(
+        "weak-key",
+        &checked(&weak),
+        "A PeerId whose key is of small order.",
+    );
     let page = plain.link().replacen("https", "ftp", 1);
     refuse("other-link", &page, "A link that is no page.");
     refuse(
@@ -125,6 +150,52 @@ fn tickets(maker: &mut Maker) {
         &"q".repeat(1025),
         "More characters than a ticket can have.",
     );
+}
+
+/// `qrt1` and the bech32m text of these bytes (BIP 350).
+fn checked(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 32] = b"qpzry9x8gf2tvdw0s3jn54khce6mua7l";
+    let bits: Vec<u8> = bytes
+        .iter()
+        .flat_map(|b| (0..8).rev().map(move |bit| b >> bit & 1))
+        .collect();
+    let group = |group: &[u8]| group.iter().fold(0, |n, bit| n << 1 | bit) << (5 - group.len());
+    let mut groups: Vec<u8> = bits.chunks(5).map(group).collect();
+    let prefix = b"qrt";
+    let head = prefix
+        .iter()
+        .map(|c| c >> 5)
+        .chain([0])
+        .chain(prefix.iter().map(|c| c & 31));
+    let sum = head
+        .chain(groups.iter().copied())
+        .chain([0; 6])
+        .fold(1, polymod)
+        ^ 0x2bc8_30a3;
+    groups.extend(
+        (0..6)
+            .rev()
+            .map(|at| u8::try_from(sum >> (5 * at) & 31).unwrap()),
+    );
+    let letters = groups
+        .iter()
+        .map(|group| char::from(LETTERS[usize::from(*group)]));
+    format!("qrt1{}", letters.collect::<String>())
+}
+
+fn polymod(sum: u32, value: u8) -> u32 {
+    let generator = [
+        0x3b6a_57b2,
+        0x2650_8e6d,
+        0x1ea1_19fa,
+        0x3d42_33dd,
+        0x2a14_62b3,
+    ];
+    let top = sum >> 25;
+    let next = (sum & 0x01ff_ffff) << 5 ^ u32::from(value);
+    (0..5)
+        .filter(|bit| top >> bit & 1 == 1)
+        .fold(next, |sum, bit| sum ^ generator[bit])
 }
 
 fn calls(maker: &mut Maker) {
