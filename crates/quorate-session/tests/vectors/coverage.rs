@@ -245,10 +245,6 @@ const NOT_BY_RULES: &[(Code, &str)] = &[
     ),
     (Code::Contact, "a_name_means_one_person"),
     (
-        Code::NoSession,
-        "status_shows_every_state_of_a_session_and_how_it_ended",
-    ),
-    (
         Code::Left,
         "leave_ends_the_session_for_all_within_seconds_and_names_who_left",
     ),
