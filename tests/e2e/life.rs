@@ -391,3 +391,96 @@ fn a56_another_user_gets_no_answer_from_the_control_socket() {
         party.end();
     }
 }
+
+/// Starts a join in the background and gives its process.
+fn detach(world: &World, index: usize, file: &Path, rest: &[&str]) -> u32 {
+    let mut join = world.join(index, file);
+    join.arg("--detach").args(rest);
+    let said = output(join);
+    said.assert_done();
+    assert!(said.stderr.contains("quorate leave"), "{}", said.stderr);
+    let number = said
+        .stderr
+        .split("in the background, process ")
+        .nth(1)
+        .unwrap();
+    number.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The only file with this extension in the logs of a home.
+fn log(world: &World, index: usize, extension: &str) -> PathBuf {
+    let entries = std::fs::read_dir(world.home(index).join("state/logs")).unwrap();
+    let mut paths = entries.flatten().map(|e| e.path());
+    paths
+        .find(|p| p.extension().is_some_and(|x| x == extension))
+        .unwrap()
+}
+
+#[test]
+fn a_detached_join_takes_part_without_terminal_arguments_or_environment_that_tell_its_input() {
+    let world = World::three();
+    let file = world.invite("vote", &[]);
+    let processes: Vec<u32> = (0..2)
+        .map(|index| detach(&world, index, &file, &["--", "--vote", "yes"]))
+        .collect();
+    for process in &processes {
+        for what in ["cmdline", "environ"] {
+            let bytes = std::fs::read(format!("/proc/{process}/{what}")).unwrap_or_default();
+            assert!(
+                !String::from_utf8_lossy(&bytes).contains("--vote"),
+                "{what}"
+            );
+        }
+        let pid = rustix::process::Pid::from_raw(i32::try_from(*process).unwrap()).unwrap();
+        let session = rustix::process::getsid(Some(pid)).unwrap();
+        assert_eq!(session, pid, "it leads a session of its own");
+        // The end of a terminal is no wish to stop.
+        rustix::process::kill_process(pid, Signal::HUP).unwrap();
+    }
+    assert_eq!(status(&world, 0)[0]["process"], processes[0]);
+    let watching = Running::start({
+        let mut command = world.quorate(1);
+        command.args(["status", "--watch"]);
+        command
+    });
+    watching.stderr.wait_for("waiting for connection");
+    let cleo = Running::start({
+        let mut command = world.join(2, &file);
+        command.args(["--", "--vote", "no"]);
+        command
+    });
+    cleo.end().assert_done();
+    watching.end().assert_done();
+    for index in 0..2 {
+        let (said, result) = (log(&world, index, "log"), log(&world, index, "out"));
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+        eventually("the result is in the file", || {
+            text(&result).contains("yes 2, no 1")
+        });
+        eventually("the log has its end", || text(&said).contains("finished"));
+        for path in [said, result] {
+            assert_eq!(
+                std::fs::metadata(path).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
+        }
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn a_detached_join_is_left_from_another_terminal_and_one_that_cannot_begin_says_why() {
+    let world = World::three();
+    let file = world.invite("vote", &[]);
+    detach(&world, 1, &file, &["--", "--vote", "yes"]);
+    command(&world, 1, &["leave"]).assert_done();
+    assert_eq!(status(&world, 1)[0]["end"]["code"], "E_LEFT");
+    world.assert_clean();
+    std::fs::remove_dir_all(world.home(2).join("run")).ok();
+    std::fs::write(world.home(2).join("run"), b"").unwrap();
+    let mut join = world.join(2, &file);
+    join.args(["--detach", "--", "--vote", "yes"]);
+    let ended = output(join);
+    assert_eq!(ended.code, Some(76), "{}", ended.stderr);
+    assert!(ended.stderr.contains("hint:"), "{}", ended.stderr);
+}

@@ -10,6 +10,7 @@ mod contacts;
 mod demo;
 mod docs;
 mod failure;
+mod faults;
 mod first_contact;
 mod guides;
 mod identity;

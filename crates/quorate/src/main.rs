@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Cancel(args) => command::cancel::run(&global, &args),
         Command::Clean(args) => command::clean::run(&global, &args),
         Command::Verify(args) => command::verify::run(&global, &args),
+        Command::Background => command::background::run(&global),
         Command::Version => Ok(command::version::run(&global)),
     };
     match done {

@@ -74,6 +74,22 @@ impl ProgramFiles {
         Self::of(name.clone(), vec![(name, content)], folder)
     }
 
+    /// Files that were read and hashed before, by another process of this user.
+    pub fn of_files(
+        entry: String,
+        files: Vec<(String, Vec<u8>)>,
+        folder: Option<PathBuf>,
+    ) -> Result<Self, Fault> {
+        Self::of(entry, files, folder)
+    }
+
+    /// Path and content of each file.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files
+            .iter()
+            .map(|(path, content)| (path.as_str(), content.as_slice()))
+    }
+
     fn of(
         entry: String,
         files: Vec<(String, Vec<u8>)>,

@@ -1,11 +1,12 @@
 //! How this party runs the program: nothing that the others have to agree on.
 
 use clap::{Args as ClapArgs, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use crate::text;
 
 /// What the program may use of this machine.
-#[derive(Debug, Clone, ClapArgs)]
+#[derive(Debug, Clone, ClapArgs, Serialize, Deserialize)]
 pub struct ExecutionArgs {
     /// Run the program without a network of its own: it reaches the other parties and nothing else.
     /// `auto` does so where the machine allows it, and says where it does not.
@@ -18,7 +19,7 @@ pub struct ExecutionArgs {
 }
 
 /// When to take the network away from the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Isolate {
     /// Or do not take part.
     Always,
@@ -29,7 +30,7 @@ pub enum Isolate {
 }
 
 /// A limit on memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Memory {
     /// No limit.
     Unlimited,

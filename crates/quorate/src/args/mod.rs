@@ -103,6 +103,9 @@ pub enum Command {
     Clean(CleanArgs),
     /// Check an invitation offline.
     Verify(VerifyArgs),
+    /// Take part as another process decided.
+    #[command(hide = true)]
+    Background,
     /// Print the version of quorate and of what it speaks.
     Version,
 }

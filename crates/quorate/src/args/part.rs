@@ -8,6 +8,7 @@ use super::ExecutionArgs;
 
 /// What only this party decides; nothing of it is told to the others.
 #[derive(Debug, Clone, ClapArgs)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 pub struct PartArgs {
     /// Python with MPyC to use.
     #[arg(long, value_name = "PATH", help_heading = "Taking part")]
@@ -25,6 +26,9 @@ pub struct PartArgs {
     /// line, other users of this machine cannot see them in the list of processes.
     #[arg(long, value_name = "FILE", help_heading = "Taking part")]
     pub private_args: Option<PathBuf>,
+    /// Take part in the background, once you agreed; `quorate status` shows it, `quorate leave` ends it.
+    #[arg(long, help_heading = "Taking part")]
+    pub detach: bool,
     #[command(flatten)]
     pub execution: ExecutionArgs,
     /// End when the process that started this one ends.

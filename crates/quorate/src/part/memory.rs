@@ -13,7 +13,7 @@ use super::{Options, User};
 use crate::{failure::Failure, invitation::now, text};
 
 /// What a person said about themselves before the session.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Claim {
     pub did: Did,
     /// What they call themselves.

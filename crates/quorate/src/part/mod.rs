@@ -13,6 +13,7 @@
 
 mod applying;
 mod attached;
+mod detached;
 mod machine;
 mod memory;
 mod outcome;
@@ -48,8 +49,10 @@ use crate::{
 };
 
 pub use applying::apply;
+pub use detached::Orders;
 pub use memory::Claim;
 pub use own_name::own_name;
+pub use process::keep_on_hangup;
 pub use readiness::Prepared;
 
 /// How long the runtime may take to let go of what it still holds.
@@ -72,6 +75,10 @@ pub struct Options {
     pub execution: ExecutionArgs,
     /// The file that they came from.
     pub private_args_file: Option<PathBuf>,
+    /// Whether to take part in the background.
+    pub detach: bool,
+    /// Where a process in the background writes what it says.
+    pub log: Option<PathBuf>,
 }
 
 impl Options {
@@ -92,6 +99,8 @@ impl Options {
             at: part.at,
             private_args,
             execution: part.execution,
+            detach: part.detach,
+            log: None,
         })
     }
 }
@@ -296,6 +305,12 @@ pub async fn take_part(
         user.unless_stopped(consent::ask(user.global, &question))
             .await?;
     }
+    if options.detach {
+        let digest = invitation.digest().to_string();
+        let (program, python) = (&prepared.program, &prepared.python.path);
+        let invited = (&bundle, claims.as_slice());
+        return detached::start(user, &digest, invited, program, python, &options).await;
+    }
     let name = memory::keep_session(user, &invitation, &options)?;
     user.event(
         "session",
@@ -318,7 +333,7 @@ pub async fn take_part(
         home: user.home.clone(),
         name,
         control: None,
-        log: None,
+        log: options.log,
         execution: Execution {
             confinement: confined.confinement,
         },

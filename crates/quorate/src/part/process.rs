@@ -1,6 +1,9 @@
 //! What a process that holds session keys asks of the operating system.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use quorate_identity::Code;
 use quorate_node::party::Stop;
@@ -10,6 +13,14 @@ use crate::failure::Failure;
 
 /// How long after Ctrl-C a second one is still taken for the same keystroke.
 const DOUBLE_PRESS: Duration = Duration::from_millis(200);
+
+/// Whether SIGHUP means nothing to this process.
+static KEEPS_ON: AtomicBool = AtomicBool::new(false);
+
+/// From now on the end of a terminal is no wish to stop.
+pub fn keep_on_hangup() {
+    KEEPS_ON.store(true, Ordering::Relaxed);
+}
 
 /// First signal: tell the others, stop, clean up. Second: clean up at once.
 pub async fn watch_signals(stop: watch::Sender<Stop>) {
@@ -23,7 +34,11 @@ pub async fn watch_signals(stop: watch::Sender<Stop>) {
     };
     let mut wish = Stop::Gracefully;
     loop {
-        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
+        tokio::select! {
+            _ = int.recv() => {},
+            _ = term.recv() => {},
+            _ = hup.recv() => if KEEPS_ON.load(Ordering::Relaxed) { continue },
+        }
         if stop.send(wish).is_err() {
             return;
         }
