@@ -14,8 +14,11 @@ use quorate_identity::{
 };
 use quorate_session::{
     Apply, Bundle, Call, Closing, Contact, Invitation, LinkId, PeerId, RendezvousSecret, Ticket,
-    limits::{MAX_APPLICATIONS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS},
-    lobby::{Applicant, ApplicantEvent, Frame, HostEvent},
+    limits::{
+        MAX_APPLICATIONS, MAX_LOBBY_ANSWERS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS,
+        MAX_PROGRAM_SOURCE_BYTES,
+    },
+    lobby::{Applicant, ApplicantEvent, Frame, Host, HostEvent},
     message::CodeText,
 };
 use std::time::Instant;
@@ -588,4 +591,72 @@ fn a_flood_of_frames_ends_the_link() {
         .iter()
         .filter(|e| matches!(e, HostEvent::Delivered { .. }));
     assert_eq!(delivered.count(), 2, "each once");
+}
+
+#[test]
+fn an_application_before_the_call_was_asked_for_is_refused() {
+    let mut table = Table::new(3);
+    let call = table.call.clone();
+    let link = table.stranger(peer(101));
+    let apply = apply_frame(application(&call, 1, peer(101), host_peer()), 1);
+    table.say(link, &apply);
+    assert_eq!(table.refused()[0].code, Code::Format);
+    assert_eq!(table.applied(), []);
+}
+
+#[test]
+fn an_answer_to_another_invitation_is_refused() {
+    let mut table = Table::new(3);
+    let seat = table.ask(1);
+    table.ask(2);
+    for id in table.applied() {
+        table.host.admit(id).unwrap();
+    }
+    table.run();
+    let link = table.seats[seat].link.unwrap();
+    let text = bundle(&table.call, &table.host.admitted());
+    table.host.seal(&text, table.now).unwrap();
+    while table.host.poll_transmit().is_some() {}
+    let inv = Digest([9; 32]);
+    table.say(link, &Frame::Taken { inv });
+    assert_eq!(table.refused()[0].detail, "an answer to another invitation");
+    assert!(
+        !table
+            .events
+            .iter()
+            .any(|e| matches!(e, HostEvent::Delivered { .. }))
+    );
+}
+
+#[test]
+fn a_host_that_floods_is_left() {
+    let mut table = Table::new(3);
+    let seat = table.ask(1);
+    table.host.admit(table.applied()[0]).unwrap();
+    table.run();
+    let link = table.seats[seat].link.unwrap();
+    let now = table.now;
+    for _ in 0..=MAX_LOBBY_ANSWERS {
+        let frame = Frame::Admitted { place: 0 };
+        table.seats[seat]
+            .core
+            .handle_frame(link, &frame.encode(), AT, now);
+    }
+    table.run();
+    assert_eq!(table.ended(seat).unwrap().code, Code::Overflow);
+}
+
+#[test]
+fn a_program_that_is_too_large_is_not_sent_along() {
+    let source = vec![0; MAX_PROGRAM_SOURCE_BYTES + 1];
+    let opened = |source: &[u8]| Host::new(call(3), Some(source), [1; 32], AT, Instant::now());
+    assert_eq!(opened(&source).unwrap_err().code, Code::Limit);
+    // The largest one goes through a frame of the overlay.
+    let host = opened(&source[1..]).unwrap();
+    let frame = Frame::Call {
+        jws: host.call().text().to_string(),
+        commit: Digest([0; 32]),
+        program: Some(base64url::encode(&source[1..])),
+    };
+    assert!(Frame::parse(&frame.encode()).is_ok());
 }

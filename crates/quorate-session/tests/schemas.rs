@@ -19,9 +19,9 @@ use quorate_identity::{
 use quorate_session::{
     Frame, Invitation, Pid, State,
     limits::{
-        MAX_ADDRESS_BYTES, MAX_ARG_BYTES, MAX_ARGS, MAX_DIGESTS, MAX_NAME_CHARS, MAX_NOTE_CHARS,
-        MAX_PARTIES, MAX_PATH_BYTES, MAX_PINNED_KEYS, MAX_PURPOSE_CHARS, MAX_REJOIN,
-        MAX_RENDEZVOUS_ADDRESSES, MAX_SIGNAL_BYTES, MAX_STATEMENTS, MAX_TITLE_CHARS,
+        MAX_ADDRESS_BYTES, MAX_ARG_BYTES, MAX_ARGS, MAX_DIGESTS, MAX_FRAME_BYTES, MAX_NAME_CHARS,
+        MAX_NOTE_CHARS, MAX_PARTIES, MAX_PATH_BYTES, MAX_PINNED_KEYS, MAX_PURPOSE_CHARS,
+        MAX_REJOIN, MAX_RENDEZVOUS_ADDRESSES, MAX_SIGNAL_BYTES, MAX_STATEMENTS, MAX_TITLE_CHARS,
         MAX_VERSION_BYTES, MIN_PARTIES, MIN_PORT, MTU_RANGE,
     },
     lobby,
@@ -29,6 +29,7 @@ use quorate_session::{
         Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, PROTOCOL_VERSION, Ready,
         Receipt,
     },
+    post,
 };
 use schema_set::{BASE, BEFORE_A_SESSION, OTHER, REPORTS, Schemas, WIRE, folder, read, schema};
 use serde_json::{Map, Value, json};
@@ -60,6 +61,7 @@ const NOT_READ_YET: &[&str] = &[
     "lobby/jws",
     "lobby/program",
     "lobby/text",
+    "post/text",
     "invitation/id",
     "call/id",
     "card/id",
@@ -123,6 +125,9 @@ fn parse(name: &str, value: &Value) -> Result<(), String> {
         "ready" => claims::<Ready>(value),
         "receipt" => claims::<Receipt>(value),
         "lobby" => lobby::Frame::parse(value.to_string().as_bytes())
+            .map(|_| ())
+            .map_err(|e| e.to_string()),
+        "post" => post::Frame::parse(value.to_string().as_bytes())
             .map(|_| ())
             .map_err(|e| e.to_string()),
         "frame" => Frame::parse(value.to_string().as_bytes())
@@ -424,7 +429,7 @@ fn a_text_that_is_too_long_or_holds_a_control_is_refused() {
     for (name, whole) in wire_examples() {
         for (at, value) in pointers(&whole) {
             let Value::String(text) = value else { continue };
-            let long = with(&whole, &at, "a".repeat(2 * MAX_STATEMENT_BYTES + 1).into());
+            let long = with(&whole, &at, "a".repeat(MAX_FRAME_BYTES).into());
             assert_both_refuse(&schemas, &name, &long, &format!("a long text at {at}"));
             let bell = with(&whole, &at, format!("{text}\u{7}").into());
             if NOT_READ_YET.contains(&format!("{name}{at}").as_str()) {

@@ -82,6 +82,9 @@ pub(super) struct Driver {
     protocol: StreamProtocol,
     /// If set, nobody else is dialled.
     only: Option<PeerId>,
+    /// Whether peers that mDNS names are left to dial us: a lobby is looked for by its guests, and has no reason to
+    /// call on every machine of the network.
+    waits: bool,
     shared: Shared,
     events: mpsc::Sender<OverlayEvent>,
     orders: mpsc::Receiver<Command>,
@@ -135,6 +138,7 @@ impl Driver {
             scope,
             protocol,
             only,
+            waits: purpose == Purpose::Lobby,
             shared,
             events,
             orders,
@@ -436,6 +440,7 @@ impl Driver {
         if endpoint.allowed(self.scope).is_err()
             || endpoint.is_loopback()
             || peer == self.peer_id()
+            || self.waits
             || !self.wants(&peer)
             || self.swarm.behaviour().session.is_refused(&peer)
         {

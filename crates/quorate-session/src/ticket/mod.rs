@@ -108,7 +108,7 @@ impl Ticket {
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, Rejection> {
-        let short = || refuse("this ticket is not complete".into());
+        let short = || refuse("this ticket ends too early".into());
         let (version, rest) = bytes.split_first().ok_or_else(short)?;
         if *version != VERSION {
             return Err(refuse(format!(
@@ -322,6 +322,7 @@ mod tests {
     fn what_is_no_ticket_is_refused() {
         let good = ticket(&[]).plain();
         let link = "https://quorate.org/j?t=";
+        let known = checked_text::decode("qrt", &good[4..]).expect("ours");
         for text in [
             "",
             "qrt1",
@@ -337,6 +338,9 @@ mod tests {
             &checked_text::encode("qrt", &[]),
             &checked_text::encode("qrt", &[1; 48]),
             &checked_text::encode("qrt", &[2; 49]),
+            // An address of a kind that is not known.
+            &checked_text::encode("qrt", &[&known[..], &[1, 0xff]].concat()),
+            &checked_text::encode("qrt", &[&known[..], &[9, 4]].concat()),
             // A key of small order.
             &checked_text::encode("qrt", &[&[1][..], &[0; 48]].concat()),
         ] {

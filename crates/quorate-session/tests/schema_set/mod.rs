@@ -32,11 +32,12 @@ pub const WIRE: &[&str] = &[
     "join",
     "kem",
     "lobby",
+    "post",
     "ready",
     "receipt",
 ];
 /// Those of them that no session says: they come before it.
-pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card", "lobby"];
+pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card", "lobby", "post"];
 /// Schemas of what the command line prints.
 pub const REPORTS: &[&str] = &[
     "clean",

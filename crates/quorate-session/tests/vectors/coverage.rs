@@ -181,7 +181,7 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
     (
         "F5",
         "a program of more",
-        "garbage_ends_its_link_and_nothing_else",
+        "a_program_that_is_too_large_is_not_sent_along",
     ),
     (
         "F5",
@@ -191,7 +191,7 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
     (
         "F5",
         "an application came",
-        "garbage_ends_its_link_and_nothing_else",
+        "an_application_before_the_call_was_asked_for_is_refused",
     ),
     (
         "F5",
