@@ -161,8 +161,16 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "f06_a_party_that_comes_back_after_one_other_ended_ends_the_run_for_all",
     ),
     // First contact: what depends on more than one message is shown by its own tests.
-    ("F1", "a ticket carries", "what_is_no_ticket_is_refused"),
-    ("F1", "… is no address", "what_is_no_ticket_is_refused"),
+    (
+        "F1",
+        "a ticket carries",
+        "addresses_that_do_not_fit_are_refused",
+    ),
+    (
+        "F1",
+        "… is no address",
+        "addresses_that_do_not_fit_are_refused",
+    ),
     (
         "F2",
         "the call is valid",
@@ -201,18 +209,10 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
     (
         "F5",
         "an answer to",
-        "garbage_ends_its_link_and_nothing_else",
+        "an_answer_to_another_invitation_is_refused",
     ),
-    (
-        "F5",
-        "the inviter sends",
-        "garbage_ends_its_link_and_nothing_else",
-    ),
-    (
-        "F5",
-        "sends more frames",
-        "garbage_ends_its_link_and_nothing_else",
-    ),
+    ("F5", "the inviter sends", "a_host_that_floods_is_left"),
+    ("F5", "sends more frames", "a_flood_of_frames_ends_the_link"),
     (
         "F5",
         "sends a larger",
