@@ -166,6 +166,8 @@ pub const MAX_SEALED_TO: usize = 64;
 pub const LOBBY_FIND_WAIT: Duration = Duration::from_secs(10);
 /// Wait for an answer of the inviter that no person has to give.
 pub const LOBBY_ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// One more application is heard after this time, once [`MAX_APPLICATIONS`] came in a burst: a person has to look at each.
+pub const APPLICATION_INTERVAL: Duration = Duration::from_secs(2);
 /// A seat stays its owner's for this time while there is no link to it.
 pub const SEAT_KEPT: Duration = Duration::from_mins(1);
 /// Wait for the acknowledgement of an invitation before it is sent again over a new link.

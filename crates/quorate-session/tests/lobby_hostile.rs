@@ -15,8 +15,8 @@ use quorate_identity::{
 use quorate_session::{
     Apply, Bundle, Call, Closing, Contact, Invitation, LinkId, PeerId, RendezvousSecret, Ticket,
     limits::{
-        MAX_APPLICATIONS, MAX_LOBBY_ANSWERS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS,
-        MAX_PROGRAM_SOURCE_BYTES,
+        APPLICATION_INTERVAL, MAX_APPLICATIONS, MAX_LOBBY_ANSWERS, MAX_LOBBY_FRAMES,
+        MAX_LOBBY_LINKS, MAX_PROGRAM_SOURCE_BYTES,
     },
     lobby::{Applicant, ApplicantEvent, Frame, Host, HostEvent},
     message::CodeText,
@@ -467,8 +467,39 @@ fn a_thousand_applications_leave_a_bounded_lobby() {
     // Answering one makes room for an honest one.
     table.host.refuse(table.applied()[0], "no").unwrap();
     table.run();
+    table.pass(APPLICATION_INTERVAL);
     let seat = table.ask(1);
     assert!(!table.words(seat).is_empty());
+}
+
+/// Each with an identity of its own, gone as soon as a person could look.
+#[test]
+fn applications_that_come_and_go_fill_no_screen() {
+    let mut table = Table::new(3);
+    let call = table.call.clone();
+    let knock = |table: &mut Table, n: u32| {
+        let mut seed = [8; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        let key = SigningKey::from_seed(&seed);
+        let local = PeerId::of(&key.public());
+        let link = table.stranger(local);
+        table.say(link, &find(&call));
+        let mut claims = application(&call, 1, local, host_peer());
+        claims.iss = key.did();
+        let jws = sign(claims, &key).unwrap().text().to_string();
+        table.say(link, &Frame::Apply { jws });
+        table.host.handle_link_down(link, table.now);
+        table.run();
+    };
+    for n in 0..200 {
+        knock(&mut table, n);
+    }
+    assert_eq!(table.applied().len(), MAX_APPLICATIONS);
+    table.pass(3 * APPLICATION_INTERVAL);
+    for n in 200..300 {
+        knock(&mut table, n);
+    }
+    assert_eq!(table.applied().len(), MAX_APPLICATIONS + 3);
 }
 
 #[test]

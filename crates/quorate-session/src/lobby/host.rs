@@ -15,8 +15,9 @@ use crate::{
     bundle::Bundle,
     contact::{Closing, Contact, Outbox, note, resolve},
     limits::{
-        DELIVERY_WAIT, LOBBY_FIND_WAIT, MAX_APPLICATIONS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS,
-        MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS, MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
+        APPLICATION_INTERVAL, DELIVERY_WAIT, LOBBY_FIND_WAIT, MAX_APPLICATIONS, MAX_LOBBY_FRAMES,
+        MAX_LOBBY_LINKS, MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS,
+        MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
     },
     link::LinkId,
     message::{Apply, Call, Card, CodeText, Invitation, verify_card},
@@ -33,6 +34,10 @@ use std::{
     fmt,
     time::{Duration, Instant},
 };
+
+/// Applications that may come at once.
+const APPLICATION_BURST: u32 = 32;
+const _: () = assert!(APPLICATION_BURST as usize == MAX_APPLICATIONS);
 
 /// An application, named by the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -159,6 +164,8 @@ pub struct Host {
     sealed: Option<Sealed>,
     closed: bool,
     deadline: Instant,
+    /// Applications that may still come at once, and since when that is counted.
+    burst: (u32, Instant),
     all_told: bool,
     out: Outbox<HostEvent>,
 }
@@ -192,6 +199,7 @@ impl Host {
             sealed: None,
             closed: false,
             deadline: now + Duration::from_secs(u64::try_from(left).unwrap_or(0)),
+            burst: (APPLICATION_BURST, now),
             all_told: false,
             out: Outbox::new(),
             call,
@@ -505,12 +513,18 @@ impl Host {
             self.decline(link, code, why, ban);
             return Ok(());
         }
-        self.out.send(link, &Frame::Heard { reveal });
         let back = self.seats.iter().find(|(_, seat)| seat.did == did);
         if let Some(id) = back.map(|(id, _)| *id) {
+            self.out.send(link, &Frame::Heard { reveal });
             self.welcome_back(id, link, now);
             return Ok(());
         }
+        if !self.take_token(now) {
+            let text = "too many ask at once; try again later";
+            self.decline(link, Code::Limit, text, false);
+            return Ok(());
+        }
+        self.out.send(link, &Frame::Heard { reveal });
         let id = ApplicantId(self.next);
         self.next = self.next.saturating_add(1);
         let seat = Seat {
@@ -567,6 +581,21 @@ impl Host {
             return Some((Code::Limit, text, false));
         }
         None
+    }
+
+    /// Whether one more application may be shown to a person now.
+    fn take_token(&mut self, now: Instant) -> bool {
+        let (tokens, since) = &mut self.burst;
+        while *tokens < APPLICATION_BURST && *since + APPLICATION_INTERVAL <= now {
+            *tokens += 1;
+            *since += APPLICATION_INTERVAL;
+        }
+        if *tokens == APPLICATION_BURST {
+            *since = now;
+        }
+        let some = *tokens > 0;
+        *tokens = tokens.saturating_sub(1);
+        some
     }
 
     /// Somebody with a seat is there again, over a new link that it proved to be its own.
