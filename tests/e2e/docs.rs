@@ -167,7 +167,7 @@ fn collect_rules(folder: &Path, named: &mut BTreeSet<String>) {
         for word in text.split('"') {
             let is_rule = word.len() >= 2
                 && word.len() <= 3
-                && word.starts_with(|c: char| "CDJKSTV".contains(c))
+                && word.starts_with(|c: char| "CDJKRSTV".contains(c))
                 && word[1..].bytes().all(|b| b.is_ascii_digit());
             if is_rule {
                 named.insert(word.to_owned());

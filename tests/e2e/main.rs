@@ -4,7 +4,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod again;
 mod bad_input;
 mod capture;
 mod contacts;
@@ -20,6 +19,7 @@ mod json;
 mod lan;
 mod life;
 mod pty;
+mod records;
 mod secrets;
 mod three_shells;
 mod world;

@@ -7,8 +7,8 @@
 
 use quorate_identity::{Digest, UnixMillis, UnixTime};
 use quorate_session::{
-    Event, LinkId, LinkKind, MeshPlan, Outcome, PersistToken, Pid, ProgramReport, Session, Setup,
-    State, Stored, limits,
+    Event, LinkId, LinkKind, MeshPlan, Outcome, PersistToken, Pid, ProgramReport, Record, Session,
+    Setup, State, Stored, limits,
 };
 use quorate_sim::setting::{START, fingerprint, invitation_of, party_key, resolve, secret};
 use std::{
@@ -401,6 +401,12 @@ impl Hall {
                 self.store(index, token, record, true);
             }
             Event::Persist { token, record } => node.waiting.push_back((token, record)),
+            Event::Keep { token, record } => {
+                let read = Record::parse(&record.encode()).expect("a record reads its own bytes");
+                read.verify().expect("what a session keeps is genuine");
+                let ok = node.quick_disk;
+                node.session.handle_persisted(token, ok, now);
+            }
             Event::Install(plan) => {
                 for (other, node) in self.nodes.iter().enumerate() {
                     let stored = node.stored.contains(&plan.roster);

@@ -371,10 +371,22 @@ impl Ledger {
     }
 
     pub fn receipt(&self, pid: Pid, roster: &Digest) -> Option<&Verified<Receipt>> {
-        self.receipts
-            .get(&pid)?
-            .iter()
-            .find(|receipt| receipt.roster == *roster)
+        self.receipts_of(pid, roster).next()
+    }
+
+    /// More than one only of a party that contradicts itself.
+    pub fn receipts_of(
+        &self,
+        pid: Pid,
+        roster: &Digest,
+    ) -> impl Iterator<Item = &Verified<Receipt>> {
+        let kept = self.receipts.get(&pid).into_iter().flatten();
+        let roster = *roster;
+        kept.filter(move |receipt| receipt.roster == roster)
+    }
+
+    pub fn aborts_of(&self, pid: Pid) -> impl Iterator<Item = &Verified<Abort>> {
+        self.aborts.get(&pid).into_iter().flatten()
     }
 
     /// All receipts of a roster, as text, by position.

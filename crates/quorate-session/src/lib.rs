@@ -29,6 +29,7 @@ mod manifest;
 pub mod message;
 mod peer_id;
 pub mod post;
+pub mod record;
 mod roster;
 mod seal;
 mod session;
@@ -49,6 +50,7 @@ pub use message::{
     InvitationSubject, PartyDraft, Pid,
 };
 pub use peer_id::PeerId;
+pub use record::Record;
 pub use roster::{Member, Roster};
 pub use seal::{SEALED_PREFIX, SealSecret, open_bundle, seal_bundle};
 #[cfg(feature = "broken-variants")]

@@ -102,6 +102,13 @@ pub const MAX_NOTE_CHARS: usize = 300;
 /// Oldest acceptable resolution of a DID that can change (did:web) when the roster is confirmed.
 pub const MAX_RESOLUTION_AGE: Duration = Duration::from_mins(10);
 
+// --- Records ----------------------------------------------------------------------------------------------------------
+
+/// Bytes of one record: four runs of 64 parties fit.
+pub const MAX_RECORD_BYTES: usize = 4 * 1024 * 1024;
+/// Runs of one record; as many as one party can start.
+pub const MAX_RECORD_RUNS: usize = 1 + MAX_REJOIN as usize;
+
 // --- Links ------------------------------------------------------------------------------------------------------------
 
 /// Bytes of one frame.
@@ -196,6 +203,9 @@ pub const PEER_SILENCE: Duration = Duration::from_secs(13);
 pub const RECEIPT_WAIT: Duration = Duration::from_secs(5);
 /// Time a finished session stays to pass on receipts it holds.
 pub const RECEIPT_LINGER: Duration = Duration::from_millis(500);
+/// Longest wait for the others' receipts of a party that comes back after it was killed while the session closed; who is
+/// still there waits for [`PEER_SILENCE`] and [`RECEIPT_WAIT`].
+pub const SETTLE_WAIT: Duration = Duration::from_secs(20);
 /// Wait for the receipts of an aborted run.
 pub const ABORT_WAIT: Duration = Duration::from_secs(2);
 /// Longest wait for the answer to a `Persist` event.

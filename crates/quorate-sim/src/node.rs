@@ -1,7 +1,7 @@
 //! One party of the world: its session, its record on disk, its mesh and program.
 
 use quorate_identity::{Digest, SigningKey, UnixTime};
-use quorate_session::{MeshPlan, Outcome, Pid, Session};
+use quorate_session::{MeshPlan, Outcome, Pid, Record, Session};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 /// One party, or one face of a lying one.
@@ -21,6 +21,8 @@ pub(crate) struct Node {
     /// Grows with every start, so that what was meant for an earlier life is dropped.
     pub life: u32,
     pub record: Option<Vec<u8>>,
+    /// What was signed, as kept.
+    pub kept: Option<Record>,
     pub mesh: Option<MeshPlan>,
     pub program: bool,
     pub ready_sent: bool,
@@ -40,6 +42,7 @@ impl Node {
             session: None,
             life: 0,
             record: None,
+            kept: None,
             mesh: None,
             program: false,
             ready_sent: false,
@@ -63,6 +66,7 @@ impl Node {
         self.life += 1;
         if lose_record {
             self.record = None;
+            self.kept = None;
         }
     }
 

@@ -39,9 +39,14 @@ impl Failure {
         self
     }
 
-    /// Whether the user wanted it so: declined, or stopped the command.
-    pub fn is_the_users(&self) -> bool {
-        [Code::Declined, Code::Interrupted].contains(&self.code)
+    /// Its code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// Its cause in words.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Prints it and gives the exit code.

@@ -33,11 +33,6 @@ pub struct Received {
     pub bundle: Option<Bundle>,
 }
 
-/// Reads `path` (`-` for stdin) and verifies what is in it.
-pub fn receive(path: &Path) -> Result<Received, Failure> {
-    received(&read_text(path)?)
-}
-
 /// Verifies an invitation that came as text, in whatever way.
 pub fn received(text: &str) -> Result<Received, Failure> {
     let text = text.trim();
@@ -77,31 +72,31 @@ fn verify(jws: &str) -> Result<Verified<Invitation>, Failure> {
 
 /// A small text file, or stdin for `-`.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
+    read_up_to(path, MAX_INPUT_BYTES)
+}
+
+/// A text file of at most `limit` bytes, or stdin for `-`.
+pub fn read_up_to(path: &Path, limit: u64) -> Result<String, Failure> {
     let mut content = Vec::new();
     let read = if path == Path::new("-") {
         std::io::stdin()
             .lock()
-            .take(MAX_INPUT_BYTES + 1)
+            .take(limit + 1)
             .read_to_end(&mut content)
     } else {
-        std::fs::File::open(path)
-            .and_then(|f| f.take(MAX_INPUT_BYTES + 1).read_to_end(&mut content))
+        std::fs::File::open(path).and_then(|f| f.take(limit + 1).read_to_end(&mut content))
     };
     read.map_err(|e| {
         Failure::new(
             Code::Usage,
             format!("{} cannot be read: {e}", path.display()),
         )
-        .hint("give the invitation's file, or - for stdin")
+        .hint("give the file, or - for stdin")
     })?;
-    if content.len() as u64 > MAX_INPUT_BYTES {
+    if content.len() as u64 > limit {
         return Err(Failure::new(
             Code::Format,
-            format!(
-                "{} is larger than {} KiB",
-                path.display(),
-                MAX_INPUT_BYTES / 1024
-            ),
+            format!("{} is larger than {} KiB", path.display(), limit / 1024),
         ));
     }
     String::from_utf8(content)

@@ -9,6 +9,7 @@ mod failure;
 mod invitation;
 mod part;
 mod qr;
+mod record;
 mod report;
 mod standing;
 mod text;
@@ -24,7 +25,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse_from(args::with_minus(std::env::args_os()));
+    let args = Args::parse();
     text::choose_colour(args.global.color);
     let global = args.global;
     if let Err(failure) = start_logging(&global) {
@@ -38,8 +39,6 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Demo(args) => command::demo::run(&global, args),
         Command::Id(args) => command::id::run(&global, args),
-        Command::Again(args) => command::again::again(&global, args),
-        Command::Run(args) => command::again::run(&global, args),
         Command::Contacts(args) => command::contacts::run(&global, args),
         Command::Invite(args) => command::invite::run(&global, &args),
         Command::Join(args) => command::join::run(&global, args),
@@ -47,6 +46,7 @@ fn main() -> ExitCode {
         Command::Leave(args) => command::leave::run(&global, &args),
         Command::Cancel(args) => command::cancel::run(&global, &args),
         Command::Clean(args) => command::clean::run(&global, &args),
+        Command::Receipt(args) => command::receipt::run(&global, args),
         Command::Verify(args) => command::verify::run(&global, &args),
         Command::Background => command::background::run(&global),
         Command::Version => Ok(command::version::run(&global)),

@@ -3,9 +3,8 @@
 //! ```text
 //! data/   identity/default.json  0600   the long-term key, made at first use
 //!         contacts.json          0600   the people I know, by the names I gave them
-//!         inbox/                 0600   invitations of contacts, until they are joined or too late
 //!         sessions/<name>.json   0600   what I once agreed to, for doing it again
-//!         receipts/              0600   signed receipts of ended sessions
+//!         receipts/              0600   records of sessions: everything that was signed in them
 //!         python/                       private virtual environment of `quorate demo`
 //! state/  sessions/<digest>      0600   what must survive a crash: written before it is sent
 //!         issued/<digest>        0600   invitations this user signed, to cancel them
@@ -21,10 +20,10 @@ mod atomic;
 mod contacts;
 mod home;
 mod identity;
-mod inbox;
 mod issued;
 mod leftovers;
 mod program_files;
+mod records;
 mod run_folder;
 mod session_memory;
 
@@ -35,7 +34,6 @@ pub use contacts::{
 };
 pub use home::Home;
 pub use identity::{IdentityFile, MAX_NAME_CHARS};
-pub use inbox::Inbox;
 use issued::issued_that_ended;
 pub use issued::{
     Issued, MAX_ISSUED, MAX_ISSUED_BYTES, forget_issued, issued, keep_cancel, keep_issued,
@@ -45,5 +43,6 @@ pub use leftovers::{
     MAX_PROCESSES, leftovers,
 };
 pub use program_files::ProgramFiles;
+pub use records::{Listed, Records};
 pub use run_folder::RunFolder;
 pub use session_memory::{MemoryOfParty, SessionMemory};

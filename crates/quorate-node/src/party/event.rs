@@ -83,7 +83,7 @@ pub enum PartyEvent {
         /// In words.
         text: String,
     },
-    /// The signed receipts of the run were stored.
+    /// The record of the session was kept: what was signed, receipts included.
     Receipts {
         /// The file.
         file: String,

@@ -44,7 +44,7 @@ impl Session {
             Stage::Confirming(agreement) | Stage::Meshed(agreement, _) => {
                 Some(agreement.roster.joins())
             }
-            Stage::Invited | Stage::Closing(_) | Stage::Closed => return,
+            Stage::Invited | Stage::Closing(_) | Stage::Settling(_) | Stage::Closed => return,
         };
         let Some(joins) = self.ledger.all_joins() else {
             return;
@@ -138,6 +138,7 @@ impl Session {
     fn hold(&mut self, roster: Roster, now: Instant) {
         let (digest, iat) = (roster.digest(), self.wall(now));
         self.obstacle = None;
+        self.record_roster(&roster);
         self.stage = Stage::Confirming(Box::new(Agreement {
             roster,
             confirmed: false,
@@ -162,6 +163,7 @@ impl Session {
             return;
         };
         self.ledger.retire(agreement.roster.digest());
+        self.run = None;
         self.signals_out.clear();
         if matches!(stage, Stage::Meshed(..)) && !weak!(self, KeepOldRoster) {
             self.drop_tunnels();
@@ -315,6 +317,7 @@ impl Session {
         else {
             return;
         };
+        self.record_confirms();
         let plan = self.mesh_plan(&agreement);
         self.stage = Stage::Meshed(agreement, Box::new(Mesh::new(now)));
         self.report_changes();

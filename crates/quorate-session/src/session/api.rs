@@ -5,6 +5,7 @@ use crate::{
     keys::Psk,
     link::LinkId,
     message::{Fingerprint, Invitation, Pid},
+    record::Record,
     stored::Stored,
 };
 use quorate_identity::{Code, Did, Digest, Rejection, SigningKey, Verified};
@@ -109,6 +110,13 @@ pub enum Event {
         token: PersistToken,
         /// What to store; replaces the record before.
         record: Vec<u8>,
+    },
+    /// Keep this record of what was signed so far; answer with `handle_persisted`. Without room for it the session goes on.
+    Keep {
+        /// For the answer.
+        token: PersistToken,
+        /// What to keep; goes together with what is kept already ([`Record::merge`]).
+        record: Box<Record>,
     },
     /// The state changed.
     State(State),

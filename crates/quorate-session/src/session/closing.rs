@@ -56,7 +56,10 @@ impl Session {
 
     /// Whether the session has failed or ended: one proof of why is enough.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Closing(_) | Stage::Closed)
+        matches!(
+            self.stage,
+            Stage::Closing(_) | Stage::Settling(_) | Stage::Closed
+        )
     }
 
     /// Ends the session with a reason; `tell` signs an abort so that everybody ends.
@@ -68,6 +71,10 @@ impl Session {
         tell: bool,
         now: Instant,
     ) {
+        if matches!(self.stage, Stage::Settling(_)) {
+            // The run was done; nothing can fail any more, only be left sooner.
+            return self.close_settled(now);
+        }
         if self.is_over() {
             return;
         }
@@ -82,7 +89,8 @@ impl Session {
             self.links.retain(|_, link| !link.is_tunnel());
             self.emit(Event::Uninstall);
         }
-        self.held.clear();
+        self.held
+            .retain(|_, held| matches!(held.what, HeldWhat::Receipt));
         self.keys.wipe_mesh();
         let closing = Closing {
             until: now + ABORT_WAIT,
@@ -154,6 +162,7 @@ impl Session {
     }
 
     fn close_failed(&mut self, now: Instant) {
+        self.send_receipt(now);
         let Stage::Closing(closing) = std::mem::replace(&mut self.stage, Stage::Closed) else {
             return;
         };
@@ -187,7 +196,11 @@ impl Session {
 
     /// The end: what cannot be resumed is recorded, everything secret is wiped.
     pub(super) fn close(&mut self, outcome: Outcome, closure: Option<Closure>, now: Instant) {
+        self.send_receipt(now);
         self.stage = Stage::Closed;
+        if self.is_worth_keeping() {
+            self.keep(HeldWhat::Nothing, now);
+        }
         if closure.is_some() || self.stored.epochs != self.ledger.next_floors() {
             self.stored.closed = closure;
             self.persist(HeldWhat::Nothing, now);
@@ -205,6 +218,9 @@ impl Session {
 
     /// Ends if the organizer cancelled or a party aborted what we are in.
     pub(super) fn obey(&mut self, now: Instant) {
+        if matches!(self.stage, Stage::Settling(_)) {
+            return;
+        }
         if let Some(cancel) = self.ledger.cancel() {
             let text = format!("the organizer cancelled: {}", cancel.reason);
             return self.fail(Code::Cancelled, None, &text, false, now);

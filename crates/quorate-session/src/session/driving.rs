@@ -30,8 +30,18 @@ use zeroize::Zeroize;
 impl Session {
     /// Judges the invitation for this party; refuses before anything is sent: `E_NOT_INVITED`, `E_TIME`, `E_LIMIT`,
     /// `E_THRESHOLD`, `E_CONTROLLER`, `E_PROGRAM`, `E_RUNTIME`, `E_REPLAY`, `E_FORMAT` (a secret of another session).
-    pub fn new(mut setup: Setup, at: UnixTime, now: Instant) -> Result<Self, Rejection> {
+    pub fn new(setup: Setup, at: UnixTime, now: Instant) -> Result<Self, Rejection> {
         let (me, stored) = judge(&setup, at)?;
+        Ok(Self::build(setup, me, stored, at, now))
+    }
+
+    pub(super) fn build(
+        mut setup: Setup,
+        me: Pid,
+        stored: Stored,
+        at: UnixTime,
+        now: Instant,
+    ) -> Self {
         let invitation = setup.invitation;
         let mut rng = ChaCha20Rng::from_seed(setup.seed);
         setup.seed.zeroize();
@@ -39,7 +49,7 @@ impl Session {
         let until =
             |time: UnixTime| now + Duration::from_secs(u64::try_from(time.0 - at.0).unwrap_or(0));
         let parties = invitation.subject.parties.len();
-        Ok(Self {
+        Self {
             inv: invitation.digest(),
             me,
             secret: setup.secret,
@@ -54,6 +64,8 @@ impl Session {
             ),
             stored,
             stage: Stage::Invited,
+            run: None,
+            unsent_receipt: None,
             links: BTreeMap::new(),
             resolutions: BTreeMap::new(),
             unresolved: VecDeque::new(),
@@ -80,7 +92,7 @@ impl Session {
             invitation,
             #[cfg(feature = "broken-variants")]
             weaknesses: BTreeSet::new(),
-        })
+        }
     }
 
     /// The user, or the user's policy, approved: take part.
@@ -89,6 +101,11 @@ impl Session {
             return Err(Misuse::NotInvited);
         }
         self.set_clock(at.seconds(), now);
+        if self.is_done_before() {
+            self.settle_run(now);
+            self.settle(now);
+            return Ok(());
+        }
         self.stage = Stage::Joining;
         let epoch = UnixMillis(at.0.max(self.stored.epoch.0 + 1));
         if epoch.0 - at.0 > crate::limits::MAX_EPOCH_AHEAD_MS {
@@ -139,6 +156,7 @@ impl Session {
         };
         match (ok, held.what) {
             (_, HeldWhat::Nothing) => {}
+            (_, HeldWhat::Receipt) => self.send_receipt(now),
             (true, what) => self.release(what, now),
             (false, _) => self.fail(
                 Code::Disk,
@@ -214,6 +232,7 @@ impl Session {
             Stage::Confirming(_) => vec![(self.deadlines.start, "all have to confirm")],
             Stage::Meshed(_, mesh) => mesh.timeouts(&self.deadlines),
             Stage::Closing(closing) => vec![(closing.until, "receipts")],
+            Stage::Settling(settling) => vec![(settling.until, "receipts")],
         }
     }
 
@@ -223,7 +242,13 @@ impl Session {
         if matches!(self.stage, Stage::Invited | Stage::Closed) {
             return;
         }
-        if self.held.values().any(|held| held.deadline <= now) {
+        let overdue = |held: &&Held| held.deadline <= now;
+        let overdue: Vec<HeldWhat> = self.held.values().filter(overdue).map(|h| h.what).collect();
+        if overdue.iter().any(|what| matches!(what, HeldWhat::Receipt)) {
+            self.held
+                .retain(|_, held| !matches!(held.what, HeldWhat::Receipt));
+            self.send_receipt(now);
+        } else if !overdue.is_empty() {
             self.fail(
                 Code::Disk,
                 None,
@@ -266,6 +291,7 @@ impl Session {
             self.install(now);
             self.start(now);
             self.finish(now);
+            self.finish_settling(now);
             self.flush_signals();
         }
         self.report_changes();
@@ -298,7 +324,7 @@ impl Session {
         match what {
             HeldWhat::Join { iat } => self.send_join(iat, now),
             HeldWhat::Confirm { roster, iat } => self.send_confirm(roster, iat, now),
-            HeldWhat::Nothing => {}
+            HeldWhat::Receipt | HeldWhat::Nothing => {}
         }
     }
 
@@ -340,7 +366,7 @@ impl Session {
     }
 
     /// Asks for the keys of all parties and of the issuer, so that nothing has to wait for them later.
-    fn ask_for_all(&mut self) {
+    pub(super) fn ask_for_all(&mut self) {
         let mut dids: Vec<Did> = self
             .invitation
             .subject
@@ -413,6 +439,15 @@ impl Session {
     }
 }
 
+/// The secret is that of the invitation.
+pub(super) fn judge_secret(setup: &Setup) -> Result<(), Rejection> {
+    if setup.secret.commitment() == setup.invitation.subject.rendezvous.sc {
+        return Ok(());
+    }
+    let text = "the bundle's secret is not that of its invitation";
+    Err(Rejection::new(Code::Format, "S3", text))
+}
+
 /// Everything that can be judged before anything is sent.
 fn judge(setup: &Setup, at: UnixTime) -> Result<(Pid, Stored), Rejection> {
     let (invitation, inv) = (&setup.invitation, setup.invitation.digest());
@@ -433,13 +468,7 @@ fn judge(setup: &Setup, at: UnixTime) -> Result<(Pid, Stored), Rejection> {
     subject.check()?;
     check_envelope(invitation)?;
     check_controllers(subject)?;
-    if setup.secret.commitment() != subject.rendezvous.sc {
-        return Err(Rejection::new(
-            Code::Format,
-            "S3",
-            "the bundle's secret is not that of its invitation",
-        ));
-    }
+    judge_secret(setup)?;
     let party = &subject.parties[me.index()];
     if !party.keys.contains(&setup.key.public().thumbprint()) {
         return Err(Rejection::new(

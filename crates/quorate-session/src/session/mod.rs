@@ -4,20 +4,24 @@
 //! Invited ─ join ─► Joining ─ all joins, checks C1-C10 ─► Confirming ─ all confirms and shares ─► Keyed ─ mesh ready ─►
 //! Ready ─ all readies ─► Running ─ own program ended ─► Closing ─ receipts ─► Closed
 //! any state ─ abort, cancel, deadline, silence, evidence of a lie ─► (Closing ─►) Closed
+//! Invited ─ join, after a crash with the own receipt signed ─► Settling ─ receipts ─► Closed
 //! ```
 //!
 //! **The driver's law**: one mutation, then drain `poll_event` and `poll_transmit` until `None`, then sleep until
 //! `poll_timeout`. An event that asks something (`Resolve`, `Persist`) is answered by the matching `handle_*`.
 //!
 //! Where what is: `driving` the public calls, `links` handshake and frames, `statements` what arrives signed, `agreement`
-//! roster, confirm and keys, `running` mesh, program and receipts, `closing` how it ends.
+//! roster, confirm and keys, `running` mesh, program and receipts, `closing` how it ends, `recording` what stays of it,
+//! `settling` what is left to do after a crash while it ended.
 
 mod agreement;
 mod api;
 pub(crate) mod closing;
 mod driving;
 mod links;
+mod recording;
 mod running;
+mod settling;
 mod statements;
 mod views;
 
@@ -31,14 +35,16 @@ use crate::{
     keys::EpochKeys,
     ledger::Ledger,
     link::{Link, LinkId},
-    message::{Fingerprint, Invitation, Pid},
+    message::{Fingerprint, Invitation, Pid, Receipt},
     stored::Stored,
 };
 use agreement::Agreement;
 use chacha20::ChaCha20Rng;
 use closing::Closing;
 use quorate_identity::{Did, Digest, Rejection, ResolvedDid, SigningKey, UnixTime, Verified};
+use recording::HeldRun;
 use running::Mesh;
+use settling::Settling;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Instant,
@@ -56,6 +62,10 @@ pub struct Session {
     rng: ChaCha20Rng,
     stored: Stored,
     stage: Stage,
+    /// What the record says of the roster that was held last.
+    run: Option<HeldRun>,
+    /// The own receipt while it is being stored, before it is sent.
+    unsent_receipt: Option<Verified<Receipt>>,
     ledger: Ledger,
     links: BTreeMap<LinkId, Link>,
     resolutions: BTreeMap<Did, Resolution>,
@@ -91,6 +101,7 @@ enum Stage {
     Confirming(Box<Agreement>),
     Meshed(Box<Agreement>, Box<Mesh>),
     Closing(Box<Closing>),
+    Settling(Settling),
     Closed,
 }
 
@@ -129,6 +140,8 @@ enum HeldWhat {
         roster: Digest,
         iat: UnixTime,
     },
+    /// The own receipt; it is sent even if it cannot be stored.
+    Receipt,
     /// Only worth storing; nothing waits for it.
     Nothing,
 }

@@ -13,7 +13,6 @@ use crate::{
     limits::{FIRST_PINGS, PEER_SILENCE, PING_INTERVAL, RECEIPT_LINGER, RECEIPT_WAIT},
     link::{Frame, LinkId},
     message::{PROTOCOL_VERSION, Pid, Ready, Receipt, ReceiptOutcome},
-    statement::Statement,
     stored::Closure,
 };
 use quorate_identity::{Code, Digest, UnixTime, Verified, sign};
@@ -292,6 +291,7 @@ impl Session {
         self.persist(HeldWhat::Nothing, now);
         self.report_changes();
         self.emit(Event::Start);
+        self.keep(HeldWhat::Nothing, now);
     }
 
     /// Pings, silence and the deadlines of a mesh.
@@ -388,7 +388,7 @@ impl Session {
             iat: end,
         };
         match sign(receipt, &self.key) {
-            Ok(receipt) => self.publish(&Statement::Receipt(Box::new(receipt)), now),
+            Ok(receipt) => self.hold_receipt(receipt, now),
             Err(rejection) => self.alarm(&format!("our own receipt is refused: {rejection}")),
         }
     }
@@ -404,7 +404,7 @@ impl Session {
         let Stage::Meshed(_, mesh) = &mut self.stage else {
             return;
         };
-        if !mesh.is_ended() {
+        if !mesh.is_ended() || self.unsent_receipt.is_some() {
             return;
         }
         if missing.is_empty() && !mesh.complete {
@@ -443,6 +443,7 @@ impl Session {
     }
 
     fn close_finished(&mut self, now: Instant) {
+        self.send_receipt(now);
         let Some(roster) = self.roster() else { return };
         let exits = self.pids().map(|pid| {
             self.ledger

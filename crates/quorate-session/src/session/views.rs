@@ -38,7 +38,7 @@ impl Session {
             Stage::Joining => State::Joining,
             Stage::Confirming(_) => State::Confirming,
             Stage::Meshed(_, mesh) => mesh.state(),
-            Stage::Closing(_) => State::Closing,
+            Stage::Closing(_) | Stage::Settling(_) => State::Closing,
             Stage::Closed => State::Closed,
         }
     }
@@ -118,6 +118,7 @@ impl Session {
     fn phase_of(&self, pid: Pid) -> Phase {
         let roster = match &self.stage {
             Stage::Closing(closing) => closing.roster,
+            Stage::Settling(_) => self.run.as_ref().map(|run| run.roster.digest()),
             _ => self.roster(),
         };
         let Some(roster) = roster else {
@@ -157,7 +158,9 @@ impl Session {
             (Stage::Confirming(_), Phase::Joined) => Some("confirm"),
             (Stage::Confirming(_), Phase::Confirmed) => Some("key share"),
             (Stage::Meshed(..), Phase::Keyed | Phase::Confirmed) => Some("tunnel"),
-            (Stage::Closing(_), phase) if *phase != Phase::Receipt => Some("receipt"),
+            (Stage::Closing(_) | Stage::Settling(_), phase) if *phase != Phase::Receipt => {
+                Some("receipt")
+            }
             _ => None,
         }
     }

@@ -13,8 +13,8 @@ use quorate_identity::{
 };
 use quorate_session::{
     ContentDigest, Event, Fingerprint, Frame, Invitation, InvitationDraft, LinkId, LinkKind,
-    MeshPlan, Outcome, PartyDraft, PersistToken, Phase, Pid, ProgramReport, RendezvousSecret,
-    Session, Setup, State, Stored, hello_tag,
+    MeshPlan, Outcome, PartyDraft, PersistToken, Phase, Pid, ProgramReport, Record,
+    RendezvousSecret, Session, Setup, State, Stored, hello_tag,
     message::{
         Confirm, Hello, JOIN_KEM, Join, KemKey, Program, SameController, Times,
         peer_signature_input,
@@ -126,6 +126,7 @@ pub struct Seen {
     /// Those of them whose other end is to blame.
     pub banned: Vec<LinkId>,
     pub persists: VecDeque<(PersistToken, Vec<u8>)>,
+    pub keeps: VecDeque<(PersistToken, Record)>,
     pub resolves: VecDeque<Did>,
     pub signals: Vec<(Pid, Vec<u8>)>,
     pub mesh: Option<MeshPlan>,
@@ -145,6 +146,9 @@ pub struct Seat {
     pub session: Session,
     pub seen: Seen,
     pub last_record: Option<Vec<u8>>,
+    /// The record that was kept last.
+    pub kept: Option<Record>,
+    pub auto_keep: bool,
     pub auto_persist: bool,
     pub auto_resolve: bool,
     pub auto_mesh: bool,
@@ -208,10 +212,22 @@ impl Table {
 
     pub fn seat(&mut self, setup: Setup) -> usize {
         let session = Session::new(setup, self.at, self.now).unwrap();
+        self.take_seat(session)
+    }
+
+    /// A party that comes back with the record it kept.
+    pub fn seat_again(&mut self, setup: Setup, record: &Record) -> usize {
+        let session = Session::resume(setup, record, self.at, self.now).unwrap();
+        self.take_seat(session)
+    }
+
+    fn take_seat(&mut self, session: Session) -> usize {
         self.seats.push(Seat {
             session,
             seen: Seen::default(),
             last_record: None,
+            kept: None,
+            auto_keep: true,
             auto_persist: true,
             auto_resolve: true,
             auto_mesh: true,
@@ -334,6 +350,15 @@ impl Table {
                     seat.session.handle_persisted(token, true, now);
                 } else {
                     seen.persists.push_back((token, record));
+                }
+            }
+            Event::Keep { token, record } => {
+                seen.order.push("keep".into());
+                if seat.auto_keep {
+                    seat.kept = Some(*record);
+                    seat.session.handle_persisted(token, true, now);
+                } else {
+                    seen.keeps.push_back((token, *record));
                 }
             }
             Event::State(state) => seen.states.push(state),

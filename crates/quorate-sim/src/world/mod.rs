@@ -13,7 +13,8 @@ use crate::{
 use chacha20::ChaCha20Rng;
 use quorate_identity::{Digest, UnixMillis, Verified};
 use quorate_session::{
-    Event, Invitation, Outcome, PersistToken, Pid, ProgramReport, Session, Setup, State, Stored,
+    Event, Invitation, Outcome, PersistToken, Pid, ProgramReport, Record, Session, Setup, State,
+    Stored,
 };
 use rand_core::{Rng, SeedableRng};
 use std::{
@@ -66,6 +67,12 @@ enum What {
         life: u32,
         token: PersistToken,
         record: Vec<u8>,
+    },
+    Kept {
+        node: usize,
+        life: u32,
+        token: PersistToken,
+        record: Box<Record>,
     },
     TunnelUp(usize, usize, Digest),
     MeshReady(usize, Digest),
@@ -270,6 +277,12 @@ impl<'a> World<'a> {
                 token,
                 record,
             } => self.persisted(node, life, token, record),
+            What::Kept {
+                node,
+                life,
+                token,
+                record,
+            } => self.kept(node, life, token, &record),
             What::TunnelUp(a, b, roster) => self.tunnel_up(a, b, roster),
             What::MeshReady(index, roster) => self.mesh_ready(index, roster),
             What::Exit(index, life, roster) => {
@@ -311,7 +324,11 @@ impl<'a> World<'a> {
             seed,
         };
         let at = node.wall(now_ms);
-        match Session::new(setup, at, now) {
+        let session = match &node.kept {
+            Some(record) => Session::resume(setup, record, at, now),
+            None => Session::new(setup, at, now),
+        };
+        match session {
             Ok(mut session) => {
                 (self.prepare)(&mut session);
                 node.outcome = None;
@@ -443,6 +460,21 @@ impl<'a> World<'a> {
                     },
                 );
             }
+            Event::Keep { token, record } => {
+                let delay = match self.slow_disk.get(&pid) {
+                    Some(heal_ms) => heal_ms.saturating_sub(now_ms),
+                    None => self.below(20),
+                };
+                self.later(
+                    delay,
+                    What::Kept {
+                        node: index,
+                        life: self.nodes[index].life,
+                        token,
+                        record,
+                    },
+                );
+            }
             Event::Install(plan) => {
                 if self.nodes[index].honest {
                     self.monitor
@@ -560,6 +592,33 @@ impl<'a> World<'a> {
             node.record = Some(record);
         }
         if let Some(session) = &mut node.session {
+            session.handle_persisted(token, ok, now);
+        }
+        self.drive(index);
+    }
+
+    fn kept(&mut self, index: usize, life: u32, token: PersistToken, record: &Record) {
+        let now = self.now();
+        let node = &mut self.nodes[index];
+        if node.life != life {
+            return;
+        }
+        let ok = !self.disk_full.contains(&node.pid);
+        if ok {
+            let merged = match &node.kept {
+                Some(known) => known.merge(record),
+                None => record.verify().map(|_| record.clone()),
+            };
+            match merged {
+                Ok(merged) => node.kept = Some(merged),
+                Err(rejection) if node.honest => {
+                    let text = format!("{} made a record that is refused: {rejection}", node.pid);
+                    self.monitor.violated(Invariant::NoAlarm, self.now_ms, text);
+                }
+                Err(_) => {}
+            }
+        }
+        if let Some(session) = &mut self.nodes[index].session {
             session.handle_persisted(token, ok, now);
         }
         self.drive(index);

@@ -1,26 +1,24 @@
 //! What can be written on the command line.
 
-mod again;
 mod contacts;
 mod execution;
 mod invite;
 mod join;
 mod life;
-mod minus;
 mod part;
+mod receipt;
 
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-pub use again::{AgainArgs, RunArgs};
 pub use contacts::{ContactsAction, ContactsArgs};
 pub use execution::{ExecutionArgs, Isolate, Memory};
 pub use invite::{InviteArgs, QrWhen};
 pub use join::JoinArgs;
 pub use life::{CancelArgs, CleanArgs, LeaveArgs, StatusArgs};
-pub use minus::with_minus;
 pub use part::PartArgs;
+pub use receipt::{ExportFormat, ReceiptAction, ReceiptArgs};
 
 /// Secure multiparty computation between people who name each other by DID.
 ///
@@ -95,10 +93,6 @@ pub enum Command {
     Invite(InviteArgs),
     /// Take part in a computation.
     Join(JoinArgs),
-    /// Compute again with the same people, or with some of them.
-    Again(AgainArgs),
-    /// Run another program with the people of a session.
-    Run(RunArgs),
     /// The people you know, by the names that you gave them.
     Contacts(ContactsArgs),
     /// Show the sessions that are on, and how the last ones ended.
@@ -109,11 +103,13 @@ pub enum Command {
     Cancel(CancelArgs),
     /// Find and remove what commands that were killed left behind.
     Clean(CleanArgs),
-    /// Check an invitation offline.
+    /// Check offline what somebody gave you: an invitation, ticket, card, receipt or record.
     Verify(VerifyArgs),
     /// Take part as another process decided.
     #[command(hide = true)]
     Background,
+    /// What was signed in ended sessions: list, show, export.
+    Receipt(ReceiptArgs),
     /// Print the version of quorate and of what it speaks.
     Version,
 }
@@ -153,15 +149,6 @@ pub enum IdAction {
         #[arg(long)]
         replace: bool,
     },
-    /// Print your contact card, which is public: your DID, your name and the key to seal invitations to.
-    Card {
-        /// What the card calls you; the name of your identity without it.
-        #[arg(long, value_name = "NAME")]
-        name: Option<String>,
-        /// Write it to this file.
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
     /// Write the secret key file, to move it to another machine.
     Export {
         /// Where to; the file is made private (0600) and must not exist.
@@ -180,6 +167,7 @@ pub enum IdAction {
 
 #[derive(Debug, ClapArgs)]
 pub struct VerifyArgs {
-    /// The invitation; `-` for stdin.
+    /// A file, a ticket, or `-` for stdin.
+    #[arg(value_name = "FILE|TICKET|-")]
     pub file: PathBuf,
 }

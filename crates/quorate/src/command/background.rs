@@ -27,7 +27,6 @@ pub fn run(global: &Global) -> Result<ExitCode, Failure> {
             invitation: received.invitation,
             bundle,
             claims: orders.claims.clone(),
-            delivery: None,
         };
         take_part(&user, invited, options, Consent::Ask).await
     })

@@ -1,6 +1,5 @@
 //! One module per command.
 
-pub mod again;
 pub mod background;
 pub mod cancel;
 pub mod clean;
@@ -10,6 +9,7 @@ pub mod id;
 pub mod invite;
 pub mod join;
 pub mod leave;
+pub mod receipt;
 pub mod status;
 pub mod verify;
 pub mod version;
@@ -44,7 +44,8 @@ quorate: secure multiparty computation between people who name each other by DID
   quorate invite      sign an invitation
   quorate join        take part
   quorate status      what is on, and how the last sessions ended
-  quorate verify      check an invitation
+  quorate verify      check what somebody gave you
+  quorate receipt     what was signed in ended sessions
 
   example   quorate demo
   more      quorate --help"

@@ -166,8 +166,7 @@ impl Applying<'_, '_> {
                 .await?;
         }
         self.call = Some(call);
-        let card = super::own_card(user, &self.name)?;
-        self.handle.apply(self.name.clone(), Some(card)).await;
+        self.handle.apply(self.name.clone(), None).await;
         Ok(())
     }
 
@@ -229,7 +228,6 @@ impl Applying<'_, '_> {
             invitation,
             bundle,
             claims: claim.into_iter().collect(),
-            delivery: None,
         };
         (invited, Consent::Terms)
     }

@@ -15,7 +15,8 @@ use std::{
 
 use quorate_identity::{Code, DidKeyResolver, Digest, Resolver};
 use quorate_session::{
-    Closure, Event, LinkId, MeshPlan, Outcome, Pid, RendezvousSecret, Session, Setup, State, Stored,
+    Closure, Event, LinkId, MeshPlan, Outcome, Pid, Record, RendezvousSecret, Session, Setup,
+    State, Stored,
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -24,7 +25,10 @@ use rustix::{
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
-use self::{keeping::forget_old_records, standing::Standing};
+use self::{
+    keeping::{earlier_record, forget_old_records},
+    standing::Standing,
+};
 use super::{
     PartyConfig, PartyEvent, Scope, SharedMesh, Stop, clock,
     control::{ControlEvent, ControlStreams},
@@ -34,7 +38,7 @@ use crate::{
     Fault,
     attach::GuardEvent,
     control::{Command, Control, SessionStatus},
-    files::{Home, read_bounded, write_atomic},
+    files::{Home, Records, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent},
     program::supervisor::{ProgramEvent, Supervisor},
     wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
@@ -59,6 +63,11 @@ pub(super) struct Machine {
     /// One process of a home takes part in a session; the kernel frees the lock when it dies.
     _lock: File,
     record: PathBuf,
+    records: Records,
+    /// What earlier starts of this session signed.
+    earlier: Option<Record>,
+    /// Where the record of the session is, once it was kept.
+    kept: Option<PathBuf>,
     events: mpsc::Sender<PartyEvent>,
     waiting: Waiting,
     /// The party whose link to the program broke, and until when its abort is waited for.
@@ -120,7 +129,9 @@ impl Machine {
         let digest = config.invitation.digest();
         let lock = lock_session(&sessions.join(format!("{digest}.lock")))?;
         let record = sessions.join(format!("{digest}.json"));
-        let session = new_session(&config, &record, &events)?;
+        let records = Records::of(&config.home);
+        let earlier = earlier_record(&records, &digest, &events)?;
+        let session = new_session(&config, &record, earlier.as_ref(), &events)?;
         let desk = open_desk(&mut config, session.me())?;
         let overlay = OverlayConfig {
             purpose: crate::overlay::Purpose::Session,
@@ -151,6 +162,9 @@ impl Machine {
             standing: Standing::new(now),
             _lock: lock,
             record,
+            records,
+            earlier,
+            kept: None,
             events,
             waiting,
             lost_link: None,
@@ -161,10 +175,7 @@ impl Machine {
     pub async fn run(mut self, mut stop: watch::Receiver<Stop>) -> Result<Outcome, Fault> {
         let outcome = self.drive(&mut stop).await;
         self.show_end(&outcome);
-        if let Ok(Outcome::Finished { receipts, .. } | Outcome::Failed { receipts, .. }) = &outcome
-        {
-            self.keep_receipts(receipts);
-        }
+        self.show_record();
         self.uninstall().await;
         self.overlay.stop().await;
         let cleaned = self.desk.close().await;
@@ -186,7 +197,7 @@ impl Machine {
             self.report_waiting();
             self.report_standing();
             let input = self.next(stop).await;
-            if let Some(outcome) = self.apply(input)? {
+            if let Some(outcome) = self.apply(input).await? {
                 return Ok(outcome);
             }
         }
@@ -253,6 +264,10 @@ impl Machine {
                         },
                     );
                 }
+                self.session.handle_persisted(token, ok, clock::now());
+            }
+            Event::Keep { token, record } => {
+                let ok = self.keep_record(*record).await;
                 self.session.handle_persisted(token, ok, clock::now());
             }
             Event::State(state) => show(
@@ -440,7 +455,7 @@ impl Machine {
         }
     }
 
-    fn apply(&mut self, input: Input) -> Result<Option<Outcome>, Fault> {
+    async fn apply(&mut self, input: Input) -> Result<Option<Outcome>, Fault> {
         let (at, now) = (clock::wall(), clock::now());
         match input {
             Input::Overlay(Some(event)) => self.on_overlay(event),
@@ -460,7 +475,12 @@ impl Machine {
             Input::Control(event) => self.on_control(event),
             Input::Guard(event) => self.on_guard(event),
             Input::Program(event) => self.on_program(event),
-            Input::Stop(Stop::Now) => return Ok(Some(interrupted(&self.session))),
+            Input::Stop(Stop::Now) => {
+                if let Some(record) = self.session.record() {
+                    self.keep_record(record).await;
+                }
+                return Ok(Some(interrupted(&self.session)));
+            }
             Input::Stop(Stop::Gracefully) => {
                 self.session.abort(
                     Code::Interrupted,
@@ -571,6 +591,7 @@ pub(super) fn note_cancelled(home: &Home, digest: Digest) -> Result<(), Fault> {
 fn new_session(
     config: &PartyConfig,
     record: &Path,
+    earlier: Option<&Record>,
     events: &mpsc::Sender<PartyEvent>,
 ) -> Result<Session, Fault> {
     let stored = stored_record(record, events)?;
@@ -589,7 +610,11 @@ fn new_session(
         stored,
         seed: *seed,
     };
-    Ok(Session::new(setup, clock::wall(), clock::now())?)
+    let (at, now) = (clock::wall(), clock::now());
+    Ok(match earlier {
+        Some(earlier) => Session::resume(setup, earlier, at, now)?,
+        None => Session::new(setup, at, now)?,
+    })
 }
 
 fn mesh_config(plan: &MeshPlan, scope: Scope) -> MeshConfig {
