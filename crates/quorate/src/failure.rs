@@ -49,6 +49,11 @@ impl Failure {
         &self.detail
     }
 
+    /// Whether the user wanted it so: declined, or stopped the command.
+    pub fn is_the_users(&self) -> bool {
+        [Code::Declined, Code::Interrupted].contains(&self.code)
+    }
+
     /// Prints it and gives the exit code.
     pub fn print(self, global: &Global) -> ExitCode {
         let hint = self

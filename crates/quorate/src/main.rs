@@ -25,7 +25,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::parse_from(args::with_minus(std::env::args_os()));
     text::choose_colour(args.global.color);
     let global = args.global;
     if let Err(failure) = start_logging(&global) {
@@ -39,6 +39,8 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Demo(args) => command::demo::run(&global, args),
         Command::Id(args) => command::id::run(&global, args),
+        Command::Again(args) => command::again::again(&global, args),
+        Command::Run(args) => command::again::run(&global, args),
         Command::Contacts(args) => command::contacts::run(&global, args),
         Command::Invite(args) => command::invite::run(&global, &args),
         Command::Join(args) => command::join::run(&global, args),

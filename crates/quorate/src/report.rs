@@ -143,6 +143,17 @@ impl Report {
         self.ran
     }
 
+    /// A line that is not about the session itself.
+    pub fn aside(&self, line: &str) {
+        if self.json || self.quiet {
+            return;
+        }
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(|| text::say(line)),
+            None => text::say(line),
+        }
+    }
+
     /// Whether all parties signed the same roster, so that each has proven its DID.
     pub fn sealed(&self) -> bool {
         self.sealed

@@ -3,6 +3,7 @@
 //! ```text
 //! data/   identity/default.json  0600   the long-term key, made at first use
 //!         contacts.json          0600   the people I know, by the names I gave them
+//!         inbox/                 0600   invitations of contacts, until they are joined or too late
 //!         sessions/<name>.json   0600   what I once agreed to, for doing it again
 //!         receipts/              0600   records of sessions: everything that was signed in them
 //!         python/                       private virtual environment of `quorate demo`
@@ -20,6 +21,7 @@ mod atomic;
 mod contacts;
 mod home;
 mod identity;
+mod inbox;
 mod issued;
 mod leftovers;
 mod program_files;
@@ -34,6 +36,7 @@ pub use contacts::{
 };
 pub use home::Home;
 pub use identity::{IdentityFile, MAX_NAME_CHARS};
+pub use inbox::Inbox;
 use issued::issued_that_ended;
 pub use issued::{
     Issued, MAX_ISSUED, MAX_ISSUED_BYTES, forget_issued, issued, keep_cancel, keep_issued,

@@ -132,6 +132,16 @@ impl SessionMemory {
         .hint("choose another title with --name"))
     }
 
+    /// The title of a session that follows this one: `income-2026-2` after `income-2026`, and then
+    /// `income-2026-3`.
+    pub fn next_title(&self, home: &Home) -> String {
+        let folder = folder(home);
+        let numbered = self.name.rsplit_once('-').filter(|(base, number)| {
+            number.parse::<u32>().is_ok_and(|n| n >= 2) && path(&folder, base).exists()
+        });
+        Self::next_name(home, numbered.map_or(self.name.as_str(), |(base, _)| base))
+    }
+
     /// The name that a session of this title would get now.
     pub fn next_name(home: &Home, title: &str) -> String {
         let folder = folder(home);
@@ -270,6 +280,10 @@ mod tests {
             SessionMemory::find(&home, "income-2026").unwrap().title,
             "Income 2026"
         );
+        for name in ["income-2026", "income-2026-2"] {
+            let memory = SessionMemory::find(&home, name).unwrap();
+            assert_eq!(memory.next_title(&home), "income-2026-3");
+        }
     }
 
     #[test]

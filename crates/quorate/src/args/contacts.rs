@@ -54,8 +54,11 @@ pub enum ContactsAction {
         /// The name of the group.
         name: String,
         /// `+NAME` or `-NAME`, as many as you like.
-        #[arg(value_name = "+NAME|-NAME", allow_hyphen_values = true, num_args = 0..)]
+        #[arg(value_name = "+NAME|-NAME", num_args = 0..)]
         changes: Vec<String>,
+        /// The same as `-NAME`, also for names of one letter that is an option.
+        #[arg(long, value_name = "NAME")]
+        minus: Vec<String>,
     },
     /// Write all contacts and groups, to take them to another machine.
     Export {

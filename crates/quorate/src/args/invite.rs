@@ -35,6 +35,9 @@ pub struct InviteArgs {
     /// you have the cards of all. Else it is not public: it lets its readers see who is invited.
     #[arg(long, value_name = "FILE", conflicts_with = "seats")]
     pub out: Option<PathBuf>,
+    /// Write the invitation readable for whoever gets the file, even if you have the cards of all.
+    #[arg(long, requires = "out")]
+    pub plain: bool,
     /// What you call yourself in the invitation.
     #[arg(long, value_name = "NAME")]
     pub me: Option<String>,

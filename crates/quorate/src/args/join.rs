@@ -10,14 +10,24 @@ const EXAMPLES: &str = "\
 Examples:
   quorate join qrt1q9w7m-4tz0h-…                     ask for a seat with a ticket
   quorate join friday.quorate --program ./income.py  take part in what a file invites you to
-  quorate join qrt1… -- --data /srv/income.csv       what follows -- stays on this machine";
+  quorate join -- --data /srv/income.csv             an invitation of a contact; what follows -- stays here";
 
 #[derive(Debug, ClapArgs)]
 #[command(before_help = EXAMPLES)]
 pub struct JoinArgs {
-    /// A ticket, a link with one, or the file of an invitation; `-` for stdin.
+    /// A ticket, a link with one, or the file of an invitation; `-` for stdin. Without it, invitations
+    /// of your contacts are looked for.
     #[arg(value_name = "TICKET|LINK|FILE")]
-    pub what: PathBuf,
+    pub what: Option<PathBuf>,
+    /// Look for invitations of this contact only, or of the owner of this DID.
+    #[arg(long, value_name = "NAME|DID", conflicts_with = "what")]
+    pub from: Option<String>,
+    /// How long to look for invitations of contacts.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = crate::text::parse_duration)]
+    pub wait: std::time::Duration,
+    /// Stay after the run: the same inviter may ask for another program, and you are asked again.
+    #[arg(long)]
+    pub hold: bool,
     /// Your copy of the program, if it is not carried in quorate.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,

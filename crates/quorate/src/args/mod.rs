@@ -1,10 +1,12 @@
 //! What can be written on the command line.
 
+mod again;
 mod contacts;
 mod execution;
 mod invite;
 mod join;
 mod life;
+mod minus;
 mod part;
 mod receipt;
 
@@ -12,11 +14,13 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub use again::{AgainArgs, RunArgs};
 pub use contacts::{ContactsAction, ContactsArgs};
 pub use execution::{ExecutionArgs, Isolate, Memory};
 pub use invite::{InviteArgs, QrWhen};
 pub use join::JoinArgs;
 pub use life::{CancelArgs, CleanArgs, LeaveArgs, StatusArgs};
+pub use minus::with_minus;
 pub use part::PartArgs;
 pub use receipt::{ExportFormat, ReceiptAction, ReceiptArgs};
 
@@ -93,6 +97,10 @@ pub enum Command {
     Invite(InviteArgs),
     /// Take part in a computation.
     Join(JoinArgs),
+    /// Compute again with the same people, or with some of them.
+    Again(AgainArgs),
+    /// Run another program with the people of a session.
+    Run(RunArgs),
     /// The people you know, by the names that you gave them.
     Contacts(ContactsArgs),
     /// Show the sessions that are on, and how the last ones ended.
@@ -148,6 +156,15 @@ pub enum IdAction {
         /// Replace the identity there is. It cannot be brought back without an export.
         #[arg(long)]
         replace: bool,
+    },
+    /// Print your contact card, which is public: your DID, your name and the key to seal invitations to.
+    Card {
+        /// What the card calls you; the name of your identity without it.
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Write it to this file.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Write the secret key file, to move it to another machine.
     Export {

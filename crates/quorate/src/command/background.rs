@@ -27,6 +27,7 @@ pub fn run(global: &Global) -> Result<ExitCode, Failure> {
             invitation: received.invitation,
             bundle,
             claims: orders.claims.clone(),
+            delivery: None,
         };
         take_part(&user, invited, options, Consent::Ask).await
     })

@@ -44,7 +44,11 @@ pub fn run(global: &Global, args: ContactsArgs) -> Result<ExitCode, Failure> {
                 &format!("[{}] {} is forgotten", gone.name, gone.did),
             );
         }
-        ContactsAction::Group { name, changes } => group(global, &home, &name, &changes)?,
+        ContactsAction::Group {
+            name,
+            changes,
+            minus,
+        } => group(global, &home, &name, &changes, &minus)?,
         ContactsAction::Export { out } => export(global, &load(global, &home)?, out.as_deref())?,
         ContactsAction::Import { file } => import(global, &home, &file)?,
     }
@@ -232,29 +236,33 @@ fn document(contacts: &Contacts, shown: &[Contact]) -> Value {
         "groups": contacts.groups()})
 }
 
-fn group(global: &Global, home: &Home, name: &str, changes: &[String]) -> Result<(), Failure> {
+fn group(
+    global: &Global,
+    home: &Home,
+    name: &str,
+    changes: &[String],
+    minus: &[String],
+) -> Result<(), Failure> {
     let name = name.trim_start_matches('@');
-    let (mut add, mut remove) = (Vec::new(), Vec::new());
+    let mut add = Vec::new();
     for word in changes {
-        match (word.strip_prefix('+'), word.strip_prefix('-')) {
-            (Some(who), _) => add.push(who.to_owned()),
-            (_, Some(who)) => remove.push(who.to_owned()),
-            _ => {
-                return Err(Failure::new(
-                    Code::Usage,
-                    format!("{:?} is neither +NAME nor -NAME", text::foreign(word)),
-                )
-                .hint(format!("quorate contacts group {name} +{word}")));
-            }
-        }
+        let Some(who) = word.strip_prefix('+') else {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("{:?} is neither +NAME nor -NAME", text::foreign(word)),
+            )
+            .hint(format!("quorate contacts group {name} +{word}")));
+        };
+        add.push(who.to_owned());
     }
-    if !changes.is_empty() {
-        change(global, home, |c| c.regroup(name, &add, &remove))?;
+    let changed = !add.is_empty() || !minus.is_empty();
+    if changed {
+        change(global, home, |c| c.regroup(name, &add, minus))?;
     }
     let contacts = load(global, home)?;
     let members: Vec<_> = match contacts.members(name) {
         Ok(members) => members.into_iter().cloned().collect(),
-        Err(_) if !changes.is_empty() => Vec::new(),
+        Err(_) if changed => Vec::new(),
         Err(e) => return Err(Fault::from(e).into()),
     };
     if global.json {

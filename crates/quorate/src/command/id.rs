@@ -1,6 +1,6 @@
 //! `quorate id`: the long-term identity of this user.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use quorate_identity::Code;
 use quorate_node::files::{Home, IdentityFile, MAX_NAME_CHARS, read_bounded, write_new};
@@ -10,6 +10,7 @@ use crate::{
     args::{Global, IdAction, IdArgs},
     command::{home, print_stdout},
     failure::Failure,
+    part::card_of,
     text,
 };
 
@@ -29,6 +30,7 @@ pub fn run(global: &Global, args: IdArgs) -> Result<ExitCode, Failure> {
             store(&home, &identity, replace)?;
             show(global, &home, &identity, true);
         }
+        IdAction::Card { name, out } => card(&home, name, out.as_deref())?,
         IdAction::Export { out } => {
             let (identity, _) = IdentityFile::load_or_create(&home)?;
             if !write_new(&out, &identity.to_bytes())? {
@@ -54,6 +56,23 @@ pub fn run(global: &Global, args: IdArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints the own card, or writes it down. It is public.
+fn card(home: &Home, name: Option<String>, out: Option<&Path>) -> Result<(), Failure> {
+    check_name(name.as_deref())?;
+    let (identity, _) = IdentityFile::load_or_create(home)?;
+    let name = name.or(identity.name).ok_or_else(|| {
+        Failure::new(Code::Usage, "what should the card call you?")
+            .hint("quorate id card --name NAME")
+    })?;
+    let card = card_of(&identity.key, &name)?;
+    match out {
+        None => print_stdout(&card),
+        Some(out) if write_new(out, format!("{card}\n").as_bytes())? => {}
+        Some(out) => return Err(exists(out)),
+    }
+    Ok(())
+}
+
 fn store(home: &Home, identity: &IdentityFile, replace: bool) -> Result<(), Failure> {
     if replace {
         return Ok(identity.replace(home)?);
@@ -71,7 +90,7 @@ fn store(home: &Home, identity: &IdentityFile, replace: bool) -> Result<(), Fail
         ))
 }
 
-fn exists(path: &std::path::Path) -> Failure {
+fn exists(path: &Path) -> Failure {
     Failure::new(Code::Disk, format!("{} exists already", path.display()))
         .hint("choose another name")
 }

@@ -1,18 +1,21 @@
 //! `quorate join`: look at an invitation, agree, take part.
 //!
 //! What is joined is recognised by its form: a ticket or a link with one, or a file with an invitation
-//! (`-` for stdin), which may hold a ticket as well.
+//! (`-` for stdin), which may hold a ticket as well. Without any, invitations of contacts are looked for.
 
 use std::{path::Path, process::ExitCode};
 
-use quorate_identity::Code;
-use quorate_session::Ticket;
+use quorate_identity::{Code, SigningKey};
+use quorate_session::{SEALED_PREFIX, SealSecret, Ticket, open_bundle};
 
 use crate::{
     args::{Global, JoinArgs},
     failure::Failure,
     invitation::{read_text, received},
-    part::{Consent, Invited, Options, apply, own_name, take_part, with_user},
+    part::{
+        Consent, Invited, Options, apply, collect, own_name, take_part, take_part_and_hold,
+        with_user,
+    },
 };
 
 /// Characters of which a ticket has more, so that a shorter text is taken for the name of a file.
@@ -28,22 +31,30 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     check_stdin(&args)?;
     let with_parent = args.part.with_parent;
     with_user(global, with_parent, async |mut user| {
-        let what = read(&args.what)?;
+        let key = user.identity.key.clone();
+        let what = args.what.as_deref().map(|w| read(w, &key)).transpose()?;
         let mut options = Options::new(args.part, args.args)?;
         options.program_path = args.program;
         let (invited, consent) = match what {
-            What::Invitation(invited) => (*invited, Consent::Ask),
-            What::Ticket(ticket) => {
+            None => {
+                let invited = collect(&user, &options, args.from.as_deref(), args.wait).await?;
+                (invited, Consent::Ask)
+            }
+            Some(What::Invitation(invited)) => (*invited, Consent::Ask),
+            Some(What::Ticket(ticket)) => {
                 let name = own_name(&mut user, args.me.as_deref()).await?;
                 apply(&user, ticket, &options, name).await?
             }
         };
+        if args.hold {
+            return take_part_and_hold(&user, invited, options, consent).await;
+        }
         take_part(&user, invited, options, consent).await
     })
 }
 
 /// Recognises what was written behind `join`.
-fn read(what: &Path) -> Result<What, Failure> {
+fn read(what: &Path, key: &SigningKey) -> Result<What, Failure> {
     let words = what.to_string_lossy();
     if what != Path::new("-") && !what.exists() && looks_like_ticket(&words) {
         return Ok(What::Ticket(Ticket::parse(&words)?));
@@ -52,7 +63,11 @@ fn read(what: &Path) -> Result<What, Failure> {
     if looks_like_ticket(text.trim()) {
         return Ok(What::Ticket(Ticket::parse(&text)?));
     }
-    let received = received(&text)?;
+    let received = if text.trim().starts_with(SEALED_PREFIX) {
+        received(&open_bundle(&text, &SealSecret::of(key))?.encode())?
+    } else {
+        received(&text)?
+    };
     let bundle = received.bundle.ok_or_else(|| {
         Failure::new(Code::Format, "this is only the signed part of an invitation: the secret to find the others is missing")
             .hint("ask the organizer for the whole file that `quorate invite` wrote")
@@ -61,6 +76,7 @@ fn read(what: &Path) -> Result<What, Failure> {
         invitation: received.invitation,
         bundle,
         claims: Vec::new(),
+        delivery: None,
     })))
 }
 
@@ -77,7 +93,7 @@ fn looks_like_ticket(text: &str) -> bool {
 /// What is read once cannot be two things.
 fn check_stdin(args: &JoinArgs) -> Result<(), Failure> {
     let stdin = Path::new("-");
-    if args.what != stdin || args.part.private_args.as_deref() != Some(stdin) {
+    if args.what.as_deref() != Some(stdin) || args.part.private_args.as_deref() != Some(stdin) {
         return Ok(());
     }
     let why = "stdin cannot be both the invitation and the private arguments";

@@ -1,5 +1,6 @@
 //! One module per command.
 
+pub mod again;
 pub mod background;
 pub mod cancel;
 pub mod clean;

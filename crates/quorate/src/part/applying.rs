@@ -166,7 +166,8 @@ impl Applying<'_, '_> {
                 .await?;
         }
         self.call = Some(call);
-        self.handle.apply(self.name.clone(), None).await;
+        let card = super::own_card(user, &self.name)?;
+        self.handle.apply(self.name.clone(), Some(card)).await;
         Ok(())
     }
 
@@ -228,6 +229,7 @@ impl Applying<'_, '_> {
             invitation,
             bundle,
             claims: claim.into_iter().collect(),
+            delivery: None,
         };
         (invited, Consent::Terms)
     }

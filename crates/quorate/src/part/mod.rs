@@ -13,6 +13,9 @@
 
 mod applying;
 mod attached;
+mod card;
+mod collecting;
+mod delivery;
 mod detached;
 mod machine;
 mod memory;
@@ -22,6 +25,7 @@ mod process;
 mod readiness;
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -49,6 +53,9 @@ use crate::{
 };
 
 pub use applying::apply;
+pub use card::{card_of, own_card};
+pub use collecting::collect;
+pub use delivery::Delivery;
 pub use detached::Orders;
 pub use memory::Claim;
 pub use own_name::own_name;
@@ -209,12 +216,13 @@ where
 }
 
 /// An invitation that verified, with the means to find the others.
-#[derive(Clone)]
 pub struct Invited {
     pub invitation: Verified<Invitation>,
     pub bundle: Bundle,
     /// What the parties said about themselves on the way here.
     pub claims: Vec<Claim>,
+    /// The post that brings it to the others, if this user invited them.
+    pub delivery: Option<Delivery>,
 }
 
 /// What the user agreed to already.
@@ -247,6 +255,15 @@ async fn show_machine(
     Ok((prepared, confined))
 }
 
+/// Whether this machine can run the program, before others are troubled.
+pub async fn check_machine(
+    user: &User<'_>,
+    program: &Program,
+    options: &Options,
+) -> Result<(), Failure> {
+    machine_for(user, program, options).await.map(|_| ())
+}
+
 async fn machine_for(
     user: &User<'_>,
     program: &Program,
@@ -269,6 +286,7 @@ pub async fn take_part(
         invitation,
         bundle,
         claims,
+        delivery,
     } = invited;
     let me = readiness::my_index(&invitation, &user.identity.key)?;
     if let Some(first) = attached::first(user, &invitation.digest().to_string())? {
@@ -341,7 +359,7 @@ pub async fn take_part(
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation,
     };
-    run(user, config, me, &claims).await
+    run(user, config, me, &claims, delivery).await
 }
 
 async fn run(
@@ -349,14 +367,27 @@ async fn run(
     config: PartyConfig,
     me: usize,
     claims: &[Claim],
+    mut delivery: Option<Delivery>,
 ) -> Result<ExitCode, Failure> {
     let local = config.scope == Scope::Local;
     let invitation = config.invitation.clone();
     let mut report = Report::new(user.global, &invitation, me, local);
     let (events, mut shown) = mpsc::channel(EVENT_QUEUE);
     let run = tokio::spawn(party::run(config, events, user.stop.clone()));
-    while let Some(event) = shown.recv().await {
-        report.show(&event);
+    loop {
+        tokio::select! {
+            event = shown.recv() => match event {
+                Some(event) => report.show(&event),
+                None => break,
+            },
+            news = news(&mut delivery) => {
+                user.event("sent", &[("did", news.did.to_string().into())]);
+                report.aside(&news.line);
+            }
+        }
+    }
+    if let Some(delivery) = delivery {
+        delivery.stop().await;
     }
     let outcome = run
         .await
@@ -364,5 +395,43 @@ async fn run(
     if report.sealed() {
         memory::keep_people(user, &invitation, claims);
     }
-    outcome::conclude(&invitation, &report, outcome)
+    let concluded = outcome::conclude(&invitation, &report, outcome);
+    if concluded.is_ok() {
+        collecting::done_with(user, &invitation);
+    }
+    concluded
+}
+
+async fn news(delivery: &mut Option<Delivery>) -> delivery::News {
+    match delivery {
+        Some(delivery) => delivery.news().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes part, then stays: the same inviter may ask for another program, and the user is asked again
+/// each time. Ctrl-C ends it with the result of the last run.
+pub async fn take_part_and_hold(
+    user: &User<'_>,
+    mut invited: Invited,
+    options: Options,
+    mut consent: Consent,
+) -> Result<ExitCode, Failure> {
+    let mut chain = BTreeSet::new();
+    loop {
+        let inviter = invited.invitation.issuer.clone();
+        chain.insert(invited.invitation.digest());
+        let done = match take_part(user, invited, options.clone(), consent).await {
+            Err(failure) if failure.is_the_users() => return Err(failure),
+            // One bad run ends nothing: the next one may be asked for because of it.
+            Err(failure) => failure.print(user.global),
+            Ok(code) => code,
+        };
+        invited = match collecting::next_of(user, &options, &inviter, &chain).await {
+            Ok(next) => next,
+            Err(failure) if failure.is_the_users() => return Ok(done),
+            Err(failure) => return Err(failure),
+        };
+        consent = Consent::Ask;
+    }
 }

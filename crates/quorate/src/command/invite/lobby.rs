@@ -10,7 +10,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use quorate_identity::{Code, Did, Verified, sign};
 use quorate_node::{
-    files::{Contacts, check_petname, petname_of},
+    files::{Contacts, check_petname, keep_issued, petname_of},
     lobby::{self, ApplicantId, HostConfig, HostEvent, HostHandle},
     party::Stop,
 };
@@ -131,7 +131,16 @@ pub async fn fill_seats(
         Ok(invited) => {
             lobby.waiting.end();
             let Lobby { handle, events, .. } = lobby;
-            tokio::spawn(deliver(handle, events));
+            if options.detach {
+                // What goes on in the background does not know the lobby.
+                user.unless_stopped(async {
+                    deliver(handle, events).await;
+                    Ok(())
+                })
+                .await?;
+            } else {
+                tokio::spawn(deliver(handle, events));
+            }
             Ok(invited)
         }
         Err(failure) => {
@@ -545,6 +554,7 @@ impl Lobby<'_, '_> {
             secret,
             hints: Vec::new(),
         };
+        keep_issued(&self.user.home, &bundle, &invitation.digest().to_string())?;
         self.handle.seal(&bundle).await?;
         self.user.event(
             "invitation",
@@ -566,6 +576,7 @@ impl Lobby<'_, '_> {
             invitation,
             bundle,
             claims: self.guests.drain(..).map(|g| g.claim).collect(),
+            delivery: None,
         })
     }
 

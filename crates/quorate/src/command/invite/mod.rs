@@ -1,6 +1,7 @@
 //! `quorate invite`: sign who may compute what with whom, and take part.
 //!
 //! ```text
+//! --with …              a closed invitation, brought to its parties by post
 //! --with … --out FILE   a closed invitation in a file; whoever it is for joins the file
 //! --seats N             a call and a ticket; the inviter admits, then everybody takes part
 //! ```
@@ -13,8 +14,8 @@ mod terms;
 use std::{io::Write, path::Path, process::ExitCode};
 
 use quorate_identity::{Code, Verified};
-use quorate_node::files::{Home, IdentityFile, write_atomic, write_new};
-use quorate_session::Invitation;
+use quorate_node::files::{Contacts, Home, IdentityFile, write_atomic, write_new};
+use quorate_session::{Bundle, Invitation, PartyDraft, message::verify_card, seal_bundle};
 use serde_json::json;
 
 use crate::{
@@ -22,19 +23,68 @@ use crate::{
     command::{contacts, home},
     failure::Failure,
     invitation,
-    part::{Consent, Options, own_name, take_part, with_user},
+    part::{
+        Consent, Delivery, Invited, Options, User, card_of, check_machine, own_name, take_part,
+        with_user,
+    },
     text,
 };
-use terms::Terms;
+
+pub use people::{invited, party};
+pub use terms::{Terms, random};
 
 pub fn run(global: &Global, args: &InviteArgs) -> Result<ExitCode, Failure> {
     let terms = terms_of(args)?;
     match (&args.out, args.seats) {
         (Some(out), _) => to_file(global, &home(global)?, args, &terms, out),
         (None, Some(seats)) => with_seats(global, args, &terms, seats),
-        (None, None) => Err(Failure::new(Code::Usage, "where should the invitation go?")
-            .hint("add --out FILE, or invite with --seats N and hand out the ticket")),
+        (None, None) => by_post(global, args, &terms),
     }
+}
+
+/// A closed invitation that goes to the others directly; the inviter takes part itself.
+fn by_post(global: &Global, args: &InviteArgs, terms: &Terms) -> Result<ExitCode, Failure> {
+    with_user(global, args.part.with_parent, async |mut user| {
+        let name = own_name(&mut user, args.me.as_deref()).await?;
+        let mut parties = vec![party(&name, &user.identity.key.did())?];
+        parties.extend(invited(&args.with, &user.contacts()?, parties.len())?);
+        send_and_take_part(&user, terms, parties, options_of(args, terms)?).await
+    })
+}
+
+/// Signs an invitation of `parties`, brings it to them by post and takes part.
+pub async fn send_and_take_part(
+    user: &User<'_>,
+    terms: &Terms,
+    parties: Vec<PartyDraft>,
+    options: Options,
+) -> Result<ExitCode, Failure> {
+    check_machine(user, &terms.signed_program(), &options).await?;
+    let (invitation, bundle) = terms.sign(&user.home, &user.identity, parties, Vec::new())?;
+    user.show(invitation::describe(&invitation, None));
+    user.show([text::row(
+        "sending",
+        "to each of them directly; they run:   quorate join   (you are one of their contacts, or: quorate join --from YOUR-DID)",
+    )]);
+    let mut delivery = Delivery::begin(user, &invitation, &bundle, &options).await?;
+    if options.detach {
+        // What goes on in the background does not know the post.
+        user.unless_stopped(delivery.until_delivered(user)).await?;
+    }
+    user.event(
+        "invitation",
+        &[
+            ("digest", invitation.digest().to_string().into()),
+            ("from", invitation.issuer.to_string().into()),
+        ],
+    );
+    let invited = Invited {
+        invitation,
+        bundle,
+        claims: Vec::new(),
+        delivery: Some(delivery),
+    };
+    take_part(user, invited, options, Consent::Inviter).await
 }
 
 /// An open call: the inviter admits, and takes part itself.
@@ -47,6 +97,7 @@ fn with_seats(
     with_user(global, args.part.with_parent, async |mut user| {
         let name = own_name(&mut user, args.me.as_deref()).await?;
         let options = options_of(args, terms)?;
+        check_machine(&user, &terms.signed_program(), &options).await?;
         let invited = lobby::fill_seats(&user, args, seats, terms, &options, &name).await?;
         take_part(&user, invited, options, Consent::Inviter).await
     })
@@ -83,19 +134,57 @@ fn to_file(
     let mut parties = Vec::new();
     if !args.issuer_only {
         let name = args.me.clone().or(identity.name.clone());
-        parties.push(people::party(
+        parties.push(party(
             &name.unwrap_or_else(|| "organizer".into()),
             &identity.key.did(),
         )?);
     }
-    parties.extend(people::invited(&args.with, &known, parties.len())?);
+    parties.extend(invited(&args.with, &known, parties.len())?);
     let (signed, bundle) = terms.sign(home, &identity, parties, args.hint.clone())?;
-    write_out(out, format!("{}\n", bundle.encode()).as_bytes(), args.force)?;
-    say_written(global, args, out, &signed);
+    let sealed = if args.plain {
+        None
+    } else {
+        sealed(&identity, &known, &signed, &bundle)?
+    };
+    let text = sealed.clone().unwrap_or_else(|| bundle.encode());
+    write_out(out, format!("{text}\n").as_bytes(), args.force)?;
+    say_written(global, args, out, &signed, sealed.is_some());
     Ok(ExitCode::SUCCESS)
 }
 
-fn say_written(global: &Global, args: &InviteArgs, out: &Path, signed: &Verified<Invitation>) {
+/// The bundle sealed to all parties, if the cards of all others are known; mine I can make.
+fn sealed(
+    identity: &IdentityFile,
+    contacts: &Contacts,
+    signed: &Verified<Invitation>,
+    bundle: &Bundle,
+) -> Result<Option<String>, Failure> {
+    let me = identity.key.did();
+    let mut cards = Vec::new();
+    for party in &signed.subject.parties {
+        let text = if party.did == me {
+            Some(card_of(&identity.key, &party.name)?)
+        } else {
+            contacts.by_did(&party.did).and_then(|c| c.card.clone())
+        };
+        // A card that expired is as good as none.
+        let card = text.and_then(|text| verify_card(&text, invitation::now()).ok());
+        let Some(card) = card.filter(|c| c.issuer == party.did) else {
+            return Ok(None);
+        };
+        cards.push(card);
+    }
+    let subjects: Vec<_> = cards.iter().map(|c| &c.subject).collect();
+    Ok(Some(seal_bundle(bundle, &subjects, random()?)?))
+}
+
+fn say_written(
+    global: &Global,
+    args: &InviteArgs,
+    out: &Path,
+    signed: &Verified<Invitation>,
+    sealed: bool,
+) {
     if global.json {
         text::say(
             json!({"schema": crate::report::schema("event"), "event": "invited", "digest": signed.digest(),
@@ -108,8 +197,13 @@ fn say_written(global: &Global, args: &InviteArgs, out: &Path, signed: &Verified
         text::say(text::row(
             "written",
             &format!(
-                "{}   send it to the others, by any channel they trust for who is invited",
-                out.display()
+                "{}   {}",
+                out.display(),
+                if sealed {
+                    "sealed: only the parties can open it; send it by any channel"
+                } else {
+                    "send it to the others, by any channel they trust for who is invited"
+                }
             ),
         ));
         let next = if args.issuer_only {

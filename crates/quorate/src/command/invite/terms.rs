@@ -52,6 +52,16 @@ impl Terms {
         })
     }
 
+    /// The program as it will be signed.
+    pub fn signed_program(&self) -> Program {
+        Program {
+            manifest: self.program.digest(),
+            entry: self.program.entry().into(),
+            args: self.public_args.clone(),
+            env: None,
+        }
+    }
+
     /// The draft of an invitation (or, without the others, of a call).
     pub fn draft(&self, issuer: Did, parties: Vec<PartyDraft>) -> Result<InvitationDraft, Failure> {
         let now = invitation::now();
@@ -65,12 +75,7 @@ impl Terms {
             threshold: self.threshold,
             zero_threshold: false,
             prss: None,
-            program: Program {
-                manifest: self.program.digest(),
-                entry: self.program.entry().into(),
-                args: self.public_args.clone(),
-                env: None,
-            },
+            program: self.signed_program(),
             mpyc: python::MPYC_VERSION.into(),
             python: python::OLDEST.to_string(),
             word: 64,

@@ -1,0 +1,246 @@
+//! `quorate again` and `quorate run`: the same people once more, with the same program or another.
+//!
+//! It is a new session in every respect: new keys, a new signed invitation that names the one before,
+//! brought to the others by post. Nobody takes part without being asked again.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use quorate_identity::{Code, Did};
+use quorate_node::files::{Contacts, SessionMemory};
+use quorate_session::PartyDraft;
+use serde_json::json;
+
+use crate::{
+    args::{AgainArgs, Global, PartArgs, RunArgs},
+    command::{
+        home,
+        invite::{Terms, invited, party, send_and_take_part},
+        print_stdout,
+    },
+    failure::Failure,
+    part::{Options, User, own_name, with_user},
+    text,
+};
+
+pub fn again(global: &Global, args: AgainArgs) -> Result<ExitCode, Failure> {
+    if args.list {
+        return list(global);
+    }
+    let change = Change::parse(&args.words, args.minus)?;
+    with_user(global, args.part.with_parent, async |mut user| {
+        let memory = remembered(&user, change.session.as_deref())?;
+        let public = if args.args.is_empty() {
+            &memory.args
+        } else {
+            &args.args
+        };
+        let terms = terms(&user, &memory, &memory.program, public, args.expires)?;
+        let contacts = user.contacts()?;
+        let parties = change.apply(&mut user, &memory, &contacts).await?;
+        start(&user, &memory, terms, parties, args.part, &memory.program).await
+    })
+}
+
+pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Failure> {
+    with_user(global, args.part.with_parent, async |mut user| {
+        let memory = remembered(&user, Some(&args.session))?;
+        let terms = terms(&user, &memory, &args.program, &args.args, args.expires)?;
+        let contacts = user.contacts()?;
+        let parties = Change::default()
+            .apply(&mut user, &memory, &contacts)
+            .await?;
+        start(&user, &memory, terms, parties, args.part, &args.program).await
+    })
+}
+
+fn list(global: &Global) -> Result<ExitCode, Failure> {
+    let all = SessionMemory::all(&home(global)?)?;
+    if global.json {
+        let sessions: Vec<_> = all
+            .iter()
+            .map(|m| json!({"name": m.name, "title": m.title, "program": m.program, "digest": m.digest,
+                "inviter": m.inviter, "agreed": m.agreed.rfc3339(),
+                "parties": m.parties.iter().map(|p| json!({"name": p.name, "did": p.did})).collect::<Vec<_>>()}))
+            .collect();
+        print_stdout(
+            &json!({"schema": crate::report::schema("sessions"), "sessions": sessions}).to_string(),
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    for memory in &all {
+        let names: Vec<_> = memory
+            .parties
+            .iter()
+            .map(|p| text::foreign(&p.name))
+            .collect();
+        print_stdout(&format!(
+            "{}  {}  {}  {}",
+            memory.name,
+            memory.agreed.rfc3339(),
+            text::foreign(&memory.program),
+            names.join(", ")
+        ));
+    }
+    if all.is_empty() && !global.quiet {
+        text::say(text::row("sessions", "none yet"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remembered(user: &User<'_>, name: Option<&str>) -> Result<SessionMemory, Failure> {
+    if let Some(name) = name {
+        return Ok(SessionMemory::find(&user.home, name)?);
+    }
+    SessionMemory::all(&user.home)?
+        .into_iter()
+        .next()
+        .ok_or_else(|| {
+            Failure::new(
+                Code::NoSession,
+                "there was no session yet that could be done again",
+            )
+            .hint("begin one: quorate invite PROGRAM --seats N")
+        })
+}
+
+/// The terms of before; the title counts on, so that the names of the sessions stay apart everywhere.
+fn terms(
+    user: &User<'_>,
+    memory: &SessionMemory,
+    program: &str,
+    args: &[String],
+    expires: Option<Duration>,
+) -> Result<Terms, Failure> {
+    let expires = expires.unwrap_or(Duration::from_secs(memory.expires_seconds));
+    let mut terms = Terms::of_program(program, args, expires)?;
+    terms.title = memory.next_title(&user.home);
+    terms.threshold = Some(memory.threshold);
+    terms.supersedes = Some(memory.digest);
+    Ok(terms)
+}
+
+async fn start(
+    user: &User<'_>,
+    memory: &SessionMemory,
+    mut terms: Terms,
+    parties: Vec<PartyDraft>,
+    mut part: PartArgs,
+    program: &str,
+) -> Result<ExitCode, Failure> {
+    // With other people the threshold of before may not fit; then it is the default again.
+    if parties.len() != memory.parties.len() {
+        terms.threshold = None;
+    }
+    if part.private_args.is_none() {
+        part.private_args.clone_from(&memory.private_args);
+    }
+    let mut options = Options::new(part, Vec::new())?;
+    options.program = Some(terms.program.clone());
+    let path = Path::new(program);
+    options.program_path = path.exists().then(|| path.to_owned());
+    let names: Vec<_> = parties.iter().map(|p| text::foreign(&p.name)).collect();
+    user.show([text::row(
+        "again",
+        &format!(
+            "{} → {}   {}",
+            memory.name,
+            text::foreign(&terms.title),
+            names.join(", ")
+        ),
+    )]);
+    send_and_take_part(user, &terms, parties, options).await
+}
+
+/// Who else, who not.
+#[derive(Debug, Default)]
+struct Change {
+    session: Option<String>,
+    add: Vec<String>,
+    remove: Vec<String>,
+}
+
+impl Change {
+    fn parse(words: &[String], remove: Vec<String>) -> Result<Self, Failure> {
+        let mut change = Self {
+            remove,
+            ..Self::default()
+        };
+        for word in words {
+            match word.strip_prefix('+') {
+                Some(name) => change.add.push(name.into()),
+                None if change.session.is_none() => change.session = Some(word.clone()),
+                None => {
+                    return Err(Failure::new(
+                        Code::Usage,
+                        format!("{:?} is a second session", text::foreign(word)),
+                    )
+                    .hint("people are written +NAME or -NAME"));
+                }
+            }
+        }
+        Ok(change)
+    }
+
+    /// The parties: me first, those of before in their order, then the new ones.
+    async fn apply(
+        &self,
+        user: &mut User<'_>,
+        memory: &SessionMemory,
+        contacts: &Contacts,
+    ) -> Result<Vec<PartyDraft>, Failure> {
+        let me = user.identity.key.did();
+        let mine = memory.parties.iter().find(|p| p.did == me);
+        let name = match mine {
+            Some(party) => party.name.clone(),
+            None => own_name(user, None).await?,
+        };
+        let mut parties = vec![party(&name, &me)?];
+        let mut gone = Vec::new();
+        for word in &self.remove {
+            gone.extend(Self::whom(word, memory, contacts)?);
+        }
+        for old in memory
+            .parties
+            .iter()
+            .filter(|p| p.did != me && !gone.contains(&p.did))
+        {
+            let name = contacts.by_did(&old.did).map_or(&old.name, |c| &c.name);
+            parties.push(party(name, &old.did)?);
+        }
+        for new in invited(&self.add, contacts, parties.len())? {
+            if parties.iter().all(|p| p.did != new.did) {
+                parties.push(new);
+            }
+        }
+        Ok(parties)
+    }
+
+    /// Parties of before that `word` names: by my name for them, by the invitation's, or by DID.
+    fn whom(word: &str, memory: &SessionMemory, contacts: &Contacts) -> Result<Vec<Did>, Failure> {
+        let group = word
+            .strip_prefix('@')
+            .and_then(|g| contacts.members(g).ok());
+        if let Some(members) = group {
+            return Ok(members.into_iter().map(|c| c.did.clone()).collect());
+        }
+        let known = contacts.by_name(word).map(|c| c.did.clone());
+        let listed = memory.parties.iter().find(|p| {
+            Some(&p.did) == known.as_ref()
+                || p.did.as_str() == word
+                || (known.is_none() && p.name == word)
+        });
+        if let Some(party) = listed {
+            return Ok(vec![party.did.clone()]);
+        }
+        let names: Vec<_> = memory
+            .parties
+            .iter()
+            .map(|p| text::foreign(&p.name))
+            .collect();
+        Err(Failure::new(
+            Code::Contact,
+            format!("{:?} was no party of {}", text::foreign(word), memory.name),
+        )
+        .note("parties", names.join(", ")))
+    }
+}
