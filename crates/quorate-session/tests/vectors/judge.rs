@@ -11,7 +11,8 @@ use quorate_identity::{
 };
 use quorate_session::{
     Bundle, ContentDigest, Fingerprint, Frame, Invitation, LinkId, LinkKind, ManifestEntry,
-    Outcome, PeerId, Pid, RendezvousSecret, Session, Setup, Stored, Ticket, lobby, manifest_digest,
+    Outcome, PeerId, Pid, Record, RendezvousSecret, Session, Setup, Stored, Ticket, lobby,
+    manifest_digest,
     message::{Abort, Apply, Call, Cancel, Confirm, Hello, Join, Kem, Ready, Receipt, verify_card},
 };
 use serde_json::Value;
@@ -40,7 +41,7 @@ pub fn judge(vector: &Vector, context: &Context) -> Verdict {
 pub fn schema_says(vector: &Vector, schemas: &Schemas) -> SchemaSays {
     let value = match vector.what.as_str() {
         what if !schemas.has(what) => None,
-        "frame" | "lobby" => strict::parse_strict(&vector.input.bytes()).ok(),
+        "frame" | "lobby" | "record" => strict::parse_strict(&vector.input.bytes()).ok(),
         what if crate::schema_set::TEXTS.contains(&what) => Some(Value::from(vector.input.text())),
         _ => payload(&vector.input.text()),
     };
@@ -94,6 +95,7 @@ fn alone(vector: &Vector) -> Result<(), Rejection> {
         "card" => verify_card(&text, UnixTime(vector.at)).map(drop),
         "apply" => statement::<Apply>(vector).map(drop),
         "ticket" => text.parse::<Ticket>().map(drop),
+        "record" => Record::parse(&vector.input.bytes())?.verify().map(drop),
         "lobby" => lobby::Frame::parse(&vector.input.bytes()).map(drop),
         "frame" => Frame::parse(&vector.input.bytes()).map(drop),
         "bundle" => Bundle::parse(&text).map(drop),

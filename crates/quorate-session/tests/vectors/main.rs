@@ -20,7 +20,6 @@ mod protocol;
 mod vector;
 
 use judge::{Verdict, judge, schema_says};
-use protocol::reads_as;
 use schema_set::Schemas;
 use std::{collections::BTreeSet, env, fs};
 use vector::{SchemaSays, Vector, file_text, stored, stored_context, vectors_folder};
@@ -57,7 +56,7 @@ fn judged_wrongly(
         && wanted.ends == rule.is_none()
         && rule.is_none_or(|rule| rule == main);
     let described = refusals.iter().any(|refusal| {
-        refusal.rule == wanted.rule && refusal.code == *code && reads_as(detail, &refusal.words)
+        refusal.rule == wanted.rule && refusal.code == *code && refusal.is_shown_by(detail)
     });
     if !as_wanted {
         return Some(format!("wanted {wanted:?}, got {got:?}"));

@@ -13,6 +13,14 @@ pub struct Refusal {
     pub words: String,
 }
 
+impl Refusal {
+    /// Whether a refusal in these words is this one; a record names the statement first.
+    pub fn is_shown_by(&self, detail: &str) -> bool {
+        let inner = detail.split_once(": ").map_or("", |(_, inner)| inner);
+        reads_as(detail, &self.words) || reads_as(inner, &self.words)
+    }
+}
+
 pub fn text() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/protocol.md");
     fs::read_to_string(path).unwrap()

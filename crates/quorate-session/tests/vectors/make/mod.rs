@@ -4,6 +4,7 @@ mod contact;
 mod envelope;
 mod frames;
 mod invitations;
+mod records;
 mod sessions;
 mod setups;
 mod statements;
@@ -59,6 +60,7 @@ pub fn all() -> (Context, Vec<Vector>) {
     frames::make(&mut maker);
     setups::make(&mut maker);
     contact::make(&mut maker);
+    records::make(&mut maker);
     sessions::make(&mut maker);
     let schemas = Schemas::load();
     for vector in &mut maker.vectors {
