@@ -12,7 +12,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, ValueEnum};
 use quorate_bench::{Outcome, process, table::Table, world};
 use sections::{idle, programs, sessions, setup, statements, throughput};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{Layer as _, layer::SubscriberExt as _};
 
 /// Measures what quorate costs, next to the same thing without it.
 #[derive(Parser)]
@@ -32,6 +32,9 @@ struct Args {
     /// Repetitions of one measurement, where it has any.
     #[arg(long)]
     runs: Option<usize>,
+    /// Numbers of parties in the section `setup`.
+    #[arg(long, value_delimiter = ',', default_values_t = [3, 5, 10, 25])]
+    parties: Vec<usize>,
     /// A Python with MPyC 0.11; otherwise an environment is made once.
     #[arg(long)]
     python: Option<PathBuf>,
@@ -59,6 +62,12 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let traffic = setup::Traffic::default();
     let subscriber = tracing_subscriber::registry().with(traffic.clone());
+    let logged = std::env::var("RUST_LOG").is_ok().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_filter(tracing_subscriber::EnvFilter::from_default_env())
+    });
+    let subscriber = subscriber.with(logged);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         eprintln!("error: there is another subscriber");
     }
@@ -122,14 +131,9 @@ async fn measure(args: &Args, traffic: &setup::Traffic) -> Outcome<()> {
     if needs_python.into_iter().any(wants) {
         let python = world::mpyc(args.python.clone()).await?;
         if wants(Section::Setup) {
-            let sizes = if args.quick {
-                vec![3, 5]
-            } else {
-                vec![3, 5, 10, 25]
-            };
             let options = setup::Options {
                 python: python.clone(),
-                sizes,
+                sizes: args.parties.clone(),
                 runs: runs(15, 3),
                 traffic: traffic.clone(),
             };

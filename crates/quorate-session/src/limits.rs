@@ -128,6 +128,8 @@ pub const MAX_UNTAGGED_FRAMES: u32 = 16;
 pub const MAX_UNPROVEN_FRAMES: u32 = 128;
 /// Digests in one `have` or `want`.
 pub const MAX_DIGESTS: usize = 1024;
+/// Announced statements asked for at a time.
+pub const MAX_ASKED: usize = 1024;
 /// Statements in one `statements` frame.
 pub const MAX_STATEMENTS: usize = 128;
 /// Bytes of statements put into one outgoing frame before the next is begun.
@@ -189,8 +191,12 @@ pub const HELLO_LIFETIME_SECONDS: i64 = 120;
 /// Time in which new statements of others are collected before they are announced together, so that
 /// a large group sends each other lists and not single names.
 pub const PASS_ON_DELAY: Duration = Duration::from_millis(50);
-/// Interval of announcing what is held to every proven link; heals whatever was lost.
+/// Time in which an announced statement has to come before another link that announced it is asked.
+pub const ASK_WAIT: Duration = Duration::from_secs(1);
+/// Least interval of announcing what is held to every proven link; heals whatever was lost.
 pub const RESYNC_INTERVAL: Duration = Duration::from_secs(3);
+/// That interval per party, where this is longer.
+pub const RESYNC_PER_PARTY: Duration = Duration::from_millis(300);
 /// Wait before a DID that did not resolve is asked for again.
 pub const RESOLVE_RETRY: Duration = Duration::from_secs(15);
 /// Interval of pings on tunnel links.

@@ -119,7 +119,7 @@ async fn measure(case: &Case, options: &Options, table: &mut Table) -> Outcome<(
             let why: Vec<_> = seen.iter().map(|s| (&s.outcome, &s.stderr)).collect();
             return Err(format!("{} failed: {why:?}", case.name).into());
         }
-        if !case.random && seen[0].stdout.lines().last() != run.stdout.lines().last() {
+        if !case.random && result(&seen[0].stdout) != result(&run.stdout) {
             return Err(format!("{}: the results differ", case.name).into());
         }
         ours.add(&finished, program_time(&seen)?);
@@ -146,6 +146,12 @@ async fn measure(case: &Case, options: &Options, table: &mut Table) -> Outcome<(
         table.aims.push(Aim::at_most(&what, limit, per_byte, "×"));
     }
     Ok(())
+}
+
+/// What the program printed, without MPyC's log, whose lines begin with the date.
+fn result(stdout: &str) -> Vec<&str> {
+    let log = |line: &&str| line.starts_with(|c: char| c.is_ascii_digit());
+    stdout.lines().filter(|line| !log(line)).collect()
 }
 
 /// From the first party that was ready for its program to the last whose program ended.

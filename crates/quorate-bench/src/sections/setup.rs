@@ -118,9 +118,12 @@ async fn times(running: Running, cpu: Duration) -> Outcome<Times> {
         let mut latest = begun;
         for party in &seen {
             let at = of(party).ok_or_else(|| {
+                let events = party.events.iter();
+                let story = events.map(|(at, event)| format!("\n  {:?} {event:?}", *at - begun));
                 format!(
-                    "a party was never {what}: {:?} {:?}",
-                    party.outcome, party.events
+                    "a party was never {what}: {:?}{}",
+                    party.outcome,
+                    story.collect::<String>()
                 )
             })?;
             latest = latest.max(at);

@@ -89,8 +89,9 @@ pub mod limits {
     pub const PACKET_POOL: usize = 512;
     /// How often WireGuard's timers are looked at.
     pub const TUNNEL_TICK: Duration = Duration::from_millis(250);
-    /// Handshake messages per second and address that are answered without a cookie.
-    pub const HANDSHAKES_PER_SECOND: u64 = 20;
+    /// Handshake messages per second and address that are answered without a cookie: two for each
+    /// of the most peers a mesh may have, who may all share one address (one machine, one NAT).
+    pub const HANDSHAKES_PER_SECOND: u64 = 128;
     /// Bytes sent with one system call (the limit of UDP itself, less the headers).
     pub const MAX_SEND_BYTES: usize = 65_000;
     /// Bytes asked of the system for the socket's two buffers.

@@ -8,7 +8,10 @@ use crate::{
     checks::{check_controllers, check_fingerprint},
     keys::EpochKeys,
     ledger::Ledger,
-    limits::{MAX_SIGNAL_BYTES, MAX_SIGNALS, PERSIST_TIMEOUT, RESOLVE_RETRY, RESYNC_INTERVAL},
+    limits::{
+        MAX_SIGNAL_BYTES, MAX_SIGNALS, PERSIST_TIMEOUT, RESOLVE_RETRY, RESYNC_INTERVAL,
+        RESYNC_PER_PARTY,
+    },
     link::{Frame, LinkId},
     message::{
         JOIN_KEM, Join, KemKey, PROTOCOL_VERSION, Pid, check_envelope, peer_signature_input,
@@ -69,6 +72,7 @@ impl Session {
             links: BTreeMap::new(),
             resolutions: BTreeMap::new(),
             unresolved: VecDeque::new(),
+            asked: BTreeMap::new(),
             held: BTreeMap::new(),
             next_token: 0,
             signals_out: BTreeMap::new(),
@@ -114,7 +118,7 @@ impl Session {
         } else {
             self.stored.epoch = epoch;
             self.persist(HeldWhat::Join { iat: at.seconds() }, now);
-            self.resync_at = Some(now + RESYNC_INTERVAL);
+            self.resync_at = Some(now + self.resync_interval());
             self.ask_for_all();
             self.open_held_links();
         }
@@ -212,6 +216,7 @@ impl Session {
             .resync_at
             .into_iter()
             .chain(self.news_at)
+            .chain(self.asking_timeout())
             .map(|at| (at, "announcing"));
         held.chain(links)
             .chain(resync)
@@ -258,11 +263,12 @@ impl Session {
             );
         }
         self.close_slow_links(now);
+        self.ask_others(now);
         if self.news_at.is_some_and(|at| at <= now) {
             self.announce_news(now);
         }
         if self.resync_at.is_some_and(|at| at <= now) {
-            self.resync_at = Some(now + RESYNC_INTERVAL);
+            self.resync_at = Some(now + self.resync_interval());
             self.ask_again(now);
             self.resync(now);
         }
@@ -363,6 +369,12 @@ impl Session {
             iat,
             exp: self.invitation.subject.time.end_by.max(iat),
         }
+    }
+
+    /// How often everything held is announced to everybody: in a large group less often, because its lists are longer and
+    /// there are more of them.
+    fn resync_interval(&self) -> Duration {
+        RESYNC_INTERVAL.max(RESYNC_PER_PARTY * u32::from(self.invitation.subject.mpc.m))
     }
 
     /// Asks for the keys of all parties and of the issuer, so that nothing has to wait for them later.

@@ -32,6 +32,7 @@ impl Session {
     pub fn handle_link_down(&mut self, link: LinkId, now: Instant) {
         self.links.remove(&link);
         self.unresolved.retain(|(from, _)| *from != link);
+        self.ask_instead_of(link, now);
         self.settle(now);
     }
 
@@ -142,7 +143,7 @@ impl Session {
             Frame::Invitation { jws } => self.handle_invitation(link, &jws, now),
             // Until a link is proven its frames are not looked at; what they hold is announced again.
             _ if !proven => {}
-            Frame::Have { digests } => self.handle_have(link, &digests),
+            Frame::Have { digests } => self.handle_have(link, &digests, now),
             Frame::Want { digests } => self.handle_want(link, &digests),
             Frame::Statements { jws } => {
                 for text in jws {
@@ -469,6 +470,10 @@ impl Session {
         if !matches!(entry.proven(), Some(Proven::Party(_))) {
             return;
         }
+        // What its party is told outside of the tunnel need not be said twice.
+        if entry.is_tunnel() && self.has_overlay_link(entry.pid()) {
+            return;
+        }
         let at = self.wall(now);
         let digests = self.ledger.announced_to(entry.pid(), &self.linked(), at);
         for chunk in digests.chunks(MAX_DIGESTS) {
@@ -479,6 +484,11 @@ impl Session {
                 },
             );
         }
+    }
+
+    fn has_overlay_link(&self, pid: Option<Pid>) -> bool {
+        let mut links = self.links.values();
+        links.any(|link| !link.is_tunnel() && link.pid() == pid)
     }
 
     /// Parties with a proven link to us.
@@ -505,17 +515,6 @@ impl Session {
             return shuffled.into_iter().collect();
         }
         self.links.iter().filter_map(proven).collect()
-    }
-
-    fn handle_have(&mut self, link: LinkId, digests: &[Digest]) {
-        let wanted: Vec<Digest> = digests
-            .iter()
-            .filter(|digest| self.ledger.wants(digest))
-            .copied()
-            .collect();
-        if !wanted.is_empty() {
-            self.transmit(link, &Frame::Want { digests: wanted });
-        }
     }
 
     fn handle_want(&mut self, link: LinkId, digests: &[Digest]) {
@@ -605,6 +604,7 @@ impl Session {
     pub(super) fn close_link(&mut self, link: LinkId, ban: bool) {
         if self.links.remove(&link).is_some() {
             self.unresolved.retain(|(from, _)| *from != link);
+            self.ask_instead_of(link, self.clock.1);
             self.emit(Event::CloseLink { link, ban });
         }
     }

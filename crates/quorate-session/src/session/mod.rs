@@ -16,6 +16,7 @@
 
 mod agreement;
 mod api;
+mod asking;
 pub(crate) mod closing;
 mod driving;
 mod links;
@@ -39,6 +40,7 @@ use crate::{
     stored::Stored,
 };
 use agreement::Agreement;
+use asking::Asked;
 use chacha20::ChaCha20Rng;
 use closing::Closing;
 use quorate_identity::{Did, Digest, Rejection, ResolvedDid, SigningKey, UnixTime, Verified};
@@ -71,6 +73,8 @@ pub struct Session {
     resolutions: BTreeMap<Did, Resolution>,
     /// Statements whose issuer is being resolved, with the link that brought them.
     unresolved: VecDeque<(LinkId, String)>,
+    /// Announced statements that are on their way.
+    asked: BTreeMap<Digest, Asked>,
     held: BTreeMap<PersistToken, Held>,
     next_token: u64,
     signals_out: BTreeMap<Pid, VecDeque<Vec<u8>>>,

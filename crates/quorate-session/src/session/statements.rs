@@ -25,6 +25,7 @@ impl Session {
             Ok(None) => return,
             Err(rejection) => return self.refuse_and_strike(link, rejection),
         };
+        self.asked.remove(&verified.digest());
         if let Statement::Ready(ready) = &verified {
             return self.handle_ready(link, ready);
         }
