@@ -59,7 +59,7 @@ impl Session {
             }
             wanted.push(*digest);
         }
-        self.want(link, wanted);
+        self.want(link, &wanted);
     }
 
     /// When the next link has to be asked.
@@ -94,7 +94,7 @@ impl Session {
             false
         });
         for (link, digests) in wants {
-            self.want(link, digests);
+            self.want(link, &digests);
         }
     }
 
@@ -105,7 +105,7 @@ impl Session {
         }
     }
 
-    fn want(&mut self, link: LinkId, digests: Vec<Digest>) {
+    fn want(&mut self, link: LinkId, digests: &[Digest]) {
         for chunk in digests.chunks(MAX_DIGESTS) {
             let digests = chunk.to_vec();
             self.transmit(link, &Frame::Want { digests });
