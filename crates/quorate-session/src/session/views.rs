@@ -73,6 +73,12 @@ impl Session {
             .collect()
     }
 
+    /// Who is waited for, and for what. Costs nothing but the looking: a driver asks after every event.
+    pub fn waiting(&self) -> impl Iterator<Item = (Pid, &'static str)> {
+        self.pids()
+            .filter_map(|pid| Some((pid, self.waiting_for(pid)?)))
+    }
+
     /// Round-trip time to a party through the tunnel, as last measured.
     pub fn rtt(&self, pid: Pid) -> Option<Duration> {
         match &self.stage {

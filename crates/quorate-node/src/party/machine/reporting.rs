@@ -19,10 +19,12 @@ impl Machine {
         };
         let session = &self.session;
         let peers = &installed.plan.peers;
+        // The cheap question first: it is asked after every event.
+        if !at_the_latest && peers.iter().any(|p| session.rtt(p.pid).is_none()) {
+            return;
+        }
         let paths = installed.mesh.links();
-        let unknown = paths.iter().any(|l| l.path == DOWN)
-            || peers.iter().any(|p| session.rtt(p.pid).is_none());
-        if unknown && !at_the_latest {
+        if !at_the_latest && paths.iter().any(|l| l.path == DOWN) {
             return;
         }
         installed.reported = true;
@@ -50,15 +52,10 @@ impl Machine {
     pub(super) fn report_waiting(&mut self) {
         let now = clock::now();
         let state = self.session.state();
-        let views = self.session.parties();
-        let parties: Vec<u16> = views
-            .iter()
-            .filter(|p| p.waiting_for.is_some())
-            .map(|p| p.pid.0)
-            .collect();
-        if state != self.waiting.state || parties != self.waiting.parties {
+        let parties = || self.session.waiting().map(|(pid, _)| pid.0);
+        if state != self.waiting.state || !parties().eq(self.waiting.parties.iter().copied()) {
             self.waiting = Waiting {
-                parties,
+                parties: parties().collect(),
                 state,
                 since: now,
                 next_report: now,
@@ -73,10 +70,11 @@ impl Machine {
                 &self.events,
                 PartyEvent::Waiting {
                     parties: self.waiting.parties.clone(),
-                    what: views
-                        .iter()
-                        .find_map(|p| p.waiting_for)
-                        .unwrap_or_default()
+                    what: self
+                        .session
+                        .waiting()
+                        .next()
+                        .map_or("", |(_, what)| what)
                         .into(),
                     seconds: (now - self.waiting.since).as_secs(),
                 },
