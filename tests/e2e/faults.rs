@@ -180,10 +180,24 @@ fn f15_f29_f32_all_killed_at_once_start_again_with_one_of_them_from_an_older_bac
     status.args(["status", "--json"]);
     let status = output(status);
     assert!(status.stdout.contains("\"run\":2"), "{}", status.stdout);
-    for party in again {
+    for (index, party) in again.into_iter().enumerate() {
         let ended = party.end();
         ended.assert_done();
         assert!(ended.stdout.contains("total"), "{}", ended.stdout);
+        // bo's backup knows of no run.
+        let knows = index != 1;
+        assert_eq!(
+            ended.stderr.contains("run 1 of this session was lost"),
+            knows,
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(
+            ended.stderr.contains("slow.py · run 2"),
+            knows,
+            "{}",
+            ended.stderr
+        );
     }
     assert!(foreign.exists(), "a folder that is not ours was removed");
     fs::remove_dir(foreign).unwrap();

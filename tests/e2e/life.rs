@@ -126,6 +126,18 @@ fn status_of_a_running_session_shows_links_with_bytes_and_quorate_alone_mentions
     let (world, _, joined) = running_world();
     let running = status(&world, 1).remove(0);
     assert_eq!(running["state"], "running");
+    assert_eq!(running["words"].as_array().unwrap().len(), 12);
+    assert!(
+        joined[1].stderr.text().contains(
+            &running["words"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|w| w.as_str().unwrap())
+                .collect::<Vec<_>>()
+                .join("-")
+        )
+    );
     let links = running["links"].as_array().unwrap();
     let ends: Vec<_> = links
         .iter()

@@ -35,6 +35,8 @@ pub struct Report {
     json: bool,
     quiet: bool,
     names: Vec<String>,
+    /// Who can invite again.
+    organizer: String,
     me: usize,
     program: String,
     bytes_sent: Option<u64>,
@@ -59,6 +61,10 @@ impl Report {
                 .map(|p| text::foreign(&p.name))
                 .collect(),
             me,
+            organizer: match subject.parties.iter().find(|p| p.did == invitation.issuer) {
+                Some(party) => text::foreign(&party.name),
+                None => invitation.issuer.to_string(),
+            },
             program: text::foreign(&subject.program.entry),
             bytes_sent: None,
             elapsed_ms: None,
@@ -240,7 +246,10 @@ impl Report {
                     ),
                 )
             }
-            PartyEvent::Program { state } if state == "started" => {
+            PartyEvent::Program { state, run } if state == "started" && *run > 1 => {
+                text::row("running", &format!("{} · run {run}", self.program))
+            }
+            PartyEvent::Program { state, .. } if state == "started" => {
                 text::row("running", &self.program.clone())
             }
             PartyEvent::Refused { code, detail, from } => {
@@ -283,10 +292,15 @@ impl Report {
                 text::duration(i64::try_from(s).unwrap_or(i64::MAX))
             ),
         };
-        let hint = if seconds < 30 {
-            ""
-        } else {
-            " · have they run `quorate join`? Ctrl-C stops"
+        let alone = what == "connection" && parties.len() + 1 == self.names.len();
+        let hint = match seconds {
+            0..30 => String::new(),
+            30..60 => " · have they run `quorate join`? Ctrl-C stops".into(),
+            _ if alone => format!(
+                " · nobody answers: have they run `quorate join`? If they took part and stopped already, ask {} for a new invitation; Ctrl-C stops",
+                self.organizer
+            ),
+            _ => " · have they run `quorate join`? Ctrl-C stops".into(),
         };
         Some(text::row(
             "waiting",

@@ -56,6 +56,8 @@ pub enum PartyEvent {
     Program {
         /// `started`, `connected`.
         state: String,
+        /// Which run under this invitation it is here, from 1.
+        run: u32,
     },
     /// The program is done; the bytes it sent, by its own count.
     Finished {

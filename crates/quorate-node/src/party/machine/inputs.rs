@@ -164,6 +164,7 @@ impl Machine {
                     &self.events,
                     PartyEvent::Program {
                         state: "connected".into(),
+                        run: self.session.runs(),
                     },
                 );
                 self.session

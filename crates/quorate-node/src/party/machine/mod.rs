@@ -38,7 +38,7 @@ use crate::{
     Fault,
     attach::GuardEvent,
     control::{Command, Control, SessionStatus},
-    files::{Home, Records, read_bounded, write_atomic},
+    files::{Home, Records, forget_issued, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent},
     program::supervisor::{ProgramEvent, Supervisor},
     wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
@@ -126,6 +126,7 @@ impl Machine {
         let sessions = config.home.state().join("sessions");
         Home::ensure(&sessions)?;
         forget_old_records(&sessions);
+        forget_issued(&config.home, clock::wall());
         let digest = config.invitation.digest();
         let lock = lock_session(&sessions.join(format!("{digest}.lock")))?;
         let record = sessions.join(format!("{digest}.json"));
@@ -189,6 +190,7 @@ impl Machine {
         self.session
             .join(clock::wall_millis(), clock::now())
             .map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+        self.report_lost_run();
         loop {
             if let Some(outcome) = self.drain().await? {
                 return Ok(outcome);
@@ -388,6 +390,7 @@ impl Machine {
                     &self.events,
                     PartyEvent::Program {
                         state: "started".into(),
+                        run: self.session.runs(),
                     },
                 );
                 self.running = Some(Running {

@@ -48,6 +48,18 @@ impl Machine {
         );
     }
 
+    /// Says that an earlier start of this session here got as far as a run that came to nothing.
+    pub(super) fn report_lost_run(&self) {
+        let lost = self.session.runs();
+        if lost > 0 {
+            let text = format!(
+                "run {lost} of this session was lost here; if all take part again, the next is run {}",
+                lost + 1
+            );
+            show(&self.events, PartyEvent::Note { text });
+        }
+    }
+
     /// Tells who is waited for: when that changes, and every [`WAITING_INTERVAL`].
     pub(super) fn report_waiting(&mut self) {
         let now = clock::now();

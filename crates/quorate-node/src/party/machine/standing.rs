@@ -6,7 +6,7 @@ use std::{
 };
 
 use quorate_identity::{Code, Rejection, UnixTime};
-use quorate_session::{Misuse, Outcome, State};
+use quorate_session::{Misuse, Outcome, State, safety_words};
 
 use super::{Machine, clock};
 use crate::{
@@ -74,8 +74,13 @@ impl Machine {
         };
         let views = self.session.parties();
         let run = self.session.runs();
+        let roster = self.session.roster().filter(|_| self.installed.is_some());
+        let words = roster.map(|roster| safety_words(&roster));
         self.desk.board().update(|status| {
             status.state = Life::of(state);
+            if let Some(words) = words {
+                status.words = words.iter().map(|word| (*word).to_owned()).collect();
+            }
             status.phase = format!("{state:?}").to_lowercase();
             status.run = run;
             status.expires = expires.rfc3339();
