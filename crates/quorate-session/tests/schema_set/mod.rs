@@ -45,6 +45,8 @@ pub const REPORTS: &[&str] = &[
     "error",
     "event",
     "identity",
+    "record",
+    "records",
     "status",
     "verification",
     "version",
@@ -72,7 +74,8 @@ pub struct Schemas(BTreeMap<&'static str, Validator>);
 
 impl Schemas {
     pub fn load() -> Self {
-        let shared = ["common", "invitation"].map(|name| (format!("{BASE}{name}.json"), name));
+        let shared =
+            ["common", "invitation", "receipt"].map(|name| (format!("{BASE}{name}.json"), name));
         let registry = shared
             .iter()
             .fold(Registry::new(), |registry, (uri, name)| {

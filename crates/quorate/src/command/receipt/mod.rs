@@ -92,7 +92,7 @@ fn list(global: &Global, records: &Records) -> Result<ExitCode, Failure> {
             .iter()
             .map(|(listed, entry)| entry_json(listed, entry))
             .collect();
-        let report = json!({"schema": crate::report::schema("receipt-list"), "records": entries});
+        let report = json!({"schema": crate::report::schema("records"), "records": entries});
         print_stdout(&report.to_string());
         return Ok(ExitCode::SUCCESS);
     }
