@@ -217,3 +217,41 @@ fn collect_sources(folder: &Path, sources: &mut String) {
         }
     }
 }
+
+/// Attacks and faults that this version answers to. Others of the catalogue need relays, a DHT or did:web.
+fn catalogue() -> Vec<String> {
+    let attacks = (1..=33).chain(50..=60).map(|n| format!("a{n:02}"));
+    let faults = (1..=11)
+        .chain([15])
+        .chain(24..=32)
+        .chain([37, 38, 39, 40, 43]);
+    attacks.chain(faults.map(|n| format!("f{n:02}"))).collect()
+}
+
+#[test]
+fn every_attack_and_fault_of_the_catalogue_has_a_test_named_after_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut sources = String::new();
+    for folder in ["crates", "tests"] {
+        collect_sources(&root.join(folder), &mut sources);
+    }
+    let tests: Vec<&str> = sources
+        .split("#[test]")
+        .chain(sources.split("#[tokio::test"))
+        .filter_map(|after| after.split_once("fn ")?.1.split('(').next())
+        .collect();
+    let named = |id: &str| {
+        tests.iter().any(|test| {
+            test.split('_')
+                .take_while(|word| {
+                    // `f01_f03_a_party_…` and `f01_to_f05_…` name several.
+                    *word == "to" || word.len() == 3 && word[1..].parse::<u8>().is_ok()
+                })
+                .collect::<Vec<_>>()
+                .join(" ")
+                .contains(id)
+        })
+    };
+    let missing: Vec<_> = catalogue().into_iter().filter(|id| !named(id)).collect();
+    assert!(missing.is_empty(), "no test is named after {missing:?}");
+}

@@ -32,3 +32,14 @@ fn journey_b_strangers_on_three_machines_need_one_message() {
     };
     run("three-machines.md", &budget);
 }
+
+#[test]
+fn journey_c_again_takes_one_command_of_each() {
+    let budget = Budget {
+        // Nine to get to know each other, and three for each session.
+        commands: 9 + 3 + 3,
+        consents: 2,
+        messages: 0,
+    };
+    run("again.md", &budget);
+}
