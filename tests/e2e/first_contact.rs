@@ -372,7 +372,9 @@ fn people_at_terminals_admit_rename_refuse_and_agree() {
     );
     shows(&wrong, "Ask for a seat?");
     wrong.type_in("y\n");
-    shows(&noord, "Admit \"Sud\" as [sud]?");
+    // The question says whom it is about by more than a name, which anybody can choose.
+    shows(&noord, &format!("Admit \"Sud\"  {}", world.dids[3]));
+    shows(&noord, "as [sud]?");
     noord.type_in("\n");
     shows(&wrong, "E_NOT_ADMITTED");
 
@@ -391,7 +393,11 @@ fn people_at_terminals_admit_rename_refuse_and_agree() {
     );
     shows(&sud, "Ask for a seat?");
     sud.type_in("y\n");
-    shows(&noord, "Admit \"Clinique Sud\" as [clinique-sud]?");
+    shows(
+        &noord,
+        &format!("Admit \"Clinique Sud\"  {}", world.dids[1]),
+    );
+    shows(&noord, "as [clinique-sud]?");
     // Another one arrives while the person thinks.
     let mut ost = person(
         &world,
@@ -411,13 +417,14 @@ fn people_at_terminals_admit_rename_refuse_and_agree() {
     shows(&noord, "asks         \"Klinik Ost\"");
     noord.type_in("not a name\n");
     shows(&noord, "cannot be a name");
-    shows_times(&noord, "Admit \"Clinique Sud\" as [clinique-sud]?", 2);
+    // Asked, shown again below the second application, asked again after the name.
+    shows_times(&noord, "as [clinique-sud]?", 3);
     noord.type_in("sud\n");
     shows(&noord, "admitted     [sud]");
-    shows(&noord, "Admit \"Klinik Ost\" as [klinik-ost]?");
+    shows(&noord, "as [klinik-ost]?");
     noord.type_in("sud\n");
     shows(&noord, "is somebody else");
-    shows_times(&noord, "Admit \"Klinik Ost\" as [klinik-ost]?", 2);
+    shows_times(&noord, "as [klinik-ost]?", 2);
     noord.type_in("ost\n");
     shows(&noord, "admitted     [ost]");
 

@@ -3,7 +3,6 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    os::fd::OwnedFd,
     os::unix::fs::OpenOptionsExt,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -71,7 +70,7 @@ impl Terminal {
             .spawn()
             .expect("setsid of util-linux is needed: sudo apt install util-linux");
         drop(command);
-        let keyboard = File::from(OwnedFd::from(keyboard));
+        let keyboard = File::from(keyboard);
         let shown = Arc::default();
         let terminal = Self {
             child,
@@ -161,7 +160,7 @@ impl Plain {
             if let Some(sequence) = &mut self.sequence {
                 sequence.push(byte);
                 let complete = match sequence.as_slice() {
-                    [b'['] | [b']'] => false,
+                    [b'[' | b']'] => false,
                     [b'[', .., last] => (0x40..=0x7e).contains(last),
                     [b']', .., last] => *last == 7,
                     _ => true,

@@ -1,6 +1,7 @@
 //! Where secrets must not be: logs, arguments, environments, files that others may get, packets.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
@@ -20,7 +21,10 @@ const PRIVATE: &str = "private-argument-7715";
 
 /// The ways in which 32 secret bytes are likely to be written down.
 fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
-    let hex: String = secret.iter().map(|b| format!("{b:02x}")).collect();
+    let hex = secret.iter().fold(String::new(), |mut hex, b| {
+        let _ = write!(hex, "{b:02x}");
+        hex
+    });
     let list: Vec<String> = secret.iter().map(u8::to_string).collect();
     vec![
         secret.to_vec(),

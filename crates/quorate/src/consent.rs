@@ -24,10 +24,12 @@ const MAX_ANSWER_BYTES: usize = 256;
 pub struct Terminal(Receiver);
 
 impl Terminal {
-    /// The terminal, unless nobody may be asked (`--no-input`) or nobody is there. Stdin is not used:
+    /// The terminal, unless nobody may be asked (`--no-input`), nobody would see what is asked about
+    /// (`--quiet`, `--json`), or nobody is there. Stdin is not used:
     /// the invitation itself may come on it. Must be called inside the runtime.
     pub fn open(global: &Global) -> Option<Self> {
-        if global.no_input || !std::io::stderr().is_terminal() {
+        let unseen = global.quiet || global.json;
+        if global.no_input || unseen || !std::io::stderr().is_terminal() {
             return None;
         }
         // A description of its own, so that making it non-blocking changes nothing for the shell.
@@ -67,6 +69,12 @@ impl Terminal {
     }
 }
 
+/// Shows an open question once more, below what was printed since.
+pub fn show_again(question: &str) {
+    let mut prompt = anstream::stderr();
+    let _ = write!(prompt, "{question}").and_then(|()| prompt.flush());
+}
+
 /// Whether an answer is a clear yes.
 pub fn is_yes(answer: &str) -> bool {
     ["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str())
@@ -77,7 +85,7 @@ pub async fn ask(global: &Global, question: &str) -> Result<(), Failure> {
     let Some(mut terminal) = Terminal::open(global) else {
         return Err(
             Failure::new(Code::Declined, "nobody could be asked whether to take part")
-                .hint("look at it with `quorate verify`, then add -y to agree"),
+                .hint("look at it with `quorate verify`, then add -y to agree; or ask without --quiet, --json and --no-input"),
         );
     };
     if terminal.agrees(&text::escaped(question)).await {

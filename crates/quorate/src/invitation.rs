@@ -117,7 +117,7 @@ impl People {
         let new = parties.filter(|p| {
             p.did != self.me && p.did != invitation.issuer && self.contacts.by_did(&p.did).is_none()
         });
-        new.map(|p| format!("\"{}\"", text::foreign(&p.name)))
+        new.map(|p| format!("\"{}\"", text::name(&p.name)))
             .collect()
     }
 
@@ -143,7 +143,7 @@ pub fn describe(invitation: &Verified<Invitation>, people: Option<&People>) -> V
         .parties
         .iter()
         .find(|p| p.did == invitation.issuer)
-        .map_or(String::new(), |p| format!("{}  ", text::foreign(&p.name)));
+        .map_or(String::new(), |p| format!("{}  ", text::name(&p.name)));
     let left = subject.time.join_by.0 - now().0;
     let mut lines = vec![
         text::row(
@@ -193,7 +193,7 @@ fn party_lines<'i>(
             "",
             &format!(
                 "{index}  {}  {}{}",
-                text::foreign(&party.name),
+                text::name(&party.name),
                 party.did,
                 mark(&party.name, &party.did)
             ),
@@ -216,7 +216,7 @@ pub fn describe_call(call: &Verified<Call>, people: &People) -> Vec<String> {
             &format!(
                 "{:?} from {from} \"{}\"  {}{mark}",
                 text::foreign(&subject.title),
-                text::foreign(&subject.name),
+                text::name(&subject.name),
                 call.issuer
             ),
         ),

@@ -86,7 +86,7 @@ fn describe_run(verdict: &Verdict, run: &RunVerdict) -> Vec<String> {
             .map(ToString::to_string)
             .unwrap_or_default();
         let label = if index == 0 { "parties" } else { "" };
-        let name = text::foreign(verdict.name(pid));
+        let name = text::name(verdict.name(pid));
         lines.push(text::row(label, &format!("{index}  {name}  {who}")));
         lines.push(text::row("", &format!("   {}", signed(party))));
         for abort in &party.aborts {
@@ -149,7 +149,7 @@ pub fn organizer(verdict: &Verdict) -> String {
     let issuer = &verdict.invitation.issuer;
     let subject = &verdict.invitation.subject;
     match subject.parties.iter().find(|party| party.did == *issuer) {
-        Some(party) => format!("{}  {issuer}", text::foreign(&party.name)),
+        Some(party) => format!("{}  {issuer}", text::name(&party.name)),
         None => issuer.to_string(),
     }
 }
@@ -183,7 +183,7 @@ pub fn missing(verdict: &Verdict) -> Vec<String> {
         format!(
             "{} of {} ({did})",
             lack.what,
-            text::foreign(verdict.name(lack.pid))
+            text::name(verdict.name(lack.pid))
         )
     };
     verdict.lacks().iter().map(lack).collect()
@@ -242,7 +242,7 @@ pub fn conclude(verdict: &Verdict) -> Result<ExitCode, Failure> {
         _ => None,
     });
     if let Some(pid) = liar {
-        let name = text::foreign(verdict.name(pid));
+        let name = text::name(verdict.name(pid));
         let failure = Failure::new(
             Code::Equivocation,
             format!("{name} signed two different receipts of one run"),

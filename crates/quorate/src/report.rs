@@ -58,7 +58,7 @@ impl Report {
             names: subject
                 .parties
                 .iter()
-                .map(|p| text::foreign(&p.name))
+                .map(|p| text::name(&p.name))
                 .collect(),
             me,
             organizer: match subject.parties.iter().find(|p| p.did == invitation.issuer) {

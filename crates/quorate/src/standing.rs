@@ -41,7 +41,7 @@ pub fn choose(home: &Home, name: Option<&str>) -> Result<Found, Failure> {
         Ok([one]) => Ok(one),
         Err(none) if none.is_empty() => {
             let why = match name {
-                Some(name) => format!("no session {:?} is on", text::foreign(name)),
+                Some(name) => format!("no session {:?} is on", text::name(name)),
                 None => "no session is on".into(),
             };
             let failure = Failure::new(Code::NoSession, why);
@@ -96,11 +96,11 @@ pub fn block(status: &SessionStatus) -> Vec<String> {
     let width = status
         .parties
         .iter()
-        .map(|p| text::foreign(&p.name).chars().count() + 6)
+        .map(|p| text::name(&p.name).chars().count() + 6)
         .max();
     for party in &status.parties {
         let you = if party.you { " (you)" } else { "" };
-        let name = format!("{}{you}", text::foreign(&party.name));
+        let name = format!("{}{you}", text::name(&party.name));
         let waits = party
             .waiting_for
             .as_deref()
@@ -127,7 +127,7 @@ pub fn block(status: &SessionStatus) -> Vec<String> {
 fn link_line(status: &SessionStatus, link: &quorate_node::control::LinkStatus) -> String {
     let name = |index: u16| {
         let party = status.parties.iter().find(|p| p.index == index);
-        party.map_or_else(|| format!("party {index}"), |p| text::foreign(&p.name))
+        party.map_or_else(|| format!("party {index}"), |p| text::name(&p.name))
     };
     let rtt = link
         .rtt_ms
@@ -199,7 +199,7 @@ impl Changes {
                 .filter(|p| self.parties.get(&p.index) != Some(&p.state))
             {
                 lines.push(text::row(
-                    &text::foreign(&party.name),
+                    &text::name(&party.name),
                     &text::foreign(&party.state),
                 ));
             }
@@ -238,7 +238,7 @@ pub fn conclude(status: Option<SessionStatus>) -> Result<ExitCode, Failure> {
             "who",
             format!(
                 "{} ({})",
-                text::foreign(&party.name),
+                text::name(&party.name),
                 text::foreign(&party.did)
             ),
         ),

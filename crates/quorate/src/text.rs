@@ -42,6 +42,23 @@ pub fn foreign(text: &str) -> String {
     }
 }
 
+/// A name that somebody else chose, for a place beside marks of ours: quotes, brackets and runs of
+/// spaces are written as escapes too, so that no name can pass for a petname or a mark.
+pub fn name(text: &str) -> String {
+    let mut out = String::new();
+    let mut before = ' ';
+    for c in foreign(text).chars() {
+        let imitates = matches!(c, '"' | '[' | ']') || (c == ' ' && before == ' ');
+        if imitates {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+        before = c;
+    }
+    out
+}
+
 /// Like [`foreign`], but whole: for what a person agrees to.
 pub fn escaped(text: &str) -> String {
     let mut out = String::new();
@@ -163,6 +180,16 @@ mod tests {
             foreign(&"x".repeat(500)).chars().count(),
             MAX_SHOWN_CHARS + 1
         );
+    }
+
+    #[test]
+    fn a_name_cannot_imitate_a_mark() {
+        assert_eq!(name("Clinique Süd"), "Clinique Süd");
+        let shown = name("sud\"   your contact [sud]   words: x");
+        for mark in ["\"", "[sud]", "   "] {
+            assert!(!shown.contains(mark), "{shown}");
+        }
+        assert_eq!(name(" x"), r"\u{20}x");
     }
 
     #[test]

@@ -68,11 +68,7 @@ fn list(global: &Global) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     for memory in &all {
-        let names: Vec<_> = memory
-            .parties
-            .iter()
-            .map(|p| text::foreign(&p.name))
-            .collect();
+        let names: Vec<_> = memory.parties.iter().map(|p| text::name(&p.name)).collect();
         print_stdout(&format!(
             "{}  {}  {}  {}",
             memory.name,
@@ -138,7 +134,7 @@ async fn start(
     options.program = Some(terms.program.clone());
     let path = Path::new(program);
     options.program_path = path.exists().then(|| path.to_owned());
-    let names: Vec<_> = parties.iter().map(|p| text::foreign(&p.name)).collect();
+    let names: Vec<_> = parties.iter().map(|p| text::name(&p.name)).collect();
     user.show([text::row(
         "again",
         &format!(
@@ -232,11 +228,7 @@ impl Change {
         if let Some(party) = listed {
             return Ok(vec![party.did.clone()]);
         }
-        let names: Vec<_> = memory
-            .parties
-            .iter()
-            .map(|p| text::foreign(&p.name))
-            .collect();
+        let names: Vec<_> = memory.parties.iter().map(|p| text::name(&p.name)).collect();
         Err(Failure::new(
             Code::Contact,
             format!("{:?} was no party of {}", text::foreign(word), memory.name),

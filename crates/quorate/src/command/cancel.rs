@@ -91,7 +91,7 @@ pub fn run(global: &Global, args: &CancelArgs) -> Result<ExitCode, Failure> {
 fn conclude(global: &Global, issued: &Issued, done: &Cancelled) -> Result<ExitCode, Failure> {
     let names = |pids: &[Pid]| -> Vec<String> {
         let parties = &issued.invitation.subject.parties;
-        let name = |pid: &Pid| parties.get(pid.index()).map(|p| text::foreign(&p.name));
+        let name = |pid: &Pid| parties.get(pid.index()).map(|p| text::name(&p.name));
         pids.iter().filter_map(name).collect()
     };
     let (told, untold) = (names(&done.told), names(&done.untold));

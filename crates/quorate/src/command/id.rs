@@ -97,7 +97,7 @@ fn exists(path: &Path) -> Failure {
 
 fn check_name(name: Option<&str>) -> Result<(), Failure> {
     match name {
-        Some(n) if n.is_empty() || n.chars().count() > MAX_NAME_CHARS || n != text::foreign(n) => {
+        Some(n) if n.is_empty() || n.chars().count() > MAX_NAME_CHARS || n != text::name(n) => {
             Err(Failure::new(
                 Code::Usage,
                 format!("a name is 1 to {MAX_NAME_CHARS} plain characters"),

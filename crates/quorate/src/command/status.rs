@@ -48,7 +48,7 @@ pub fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, Failure> {
         && dead.is_empty()
         && let Some(name) = &args.session
     {
-        let why = format!("no session {:?} is known here", text::foreign(name));
+        let why = format!("no session {:?} is known here", text::name(name));
         return Err(Failure::new(Code::NoSession, why));
     }
     let ended = ended.iter().take(if args.session.is_some() {

@@ -201,12 +201,12 @@ impl Applying<'_, '_> {
             "asked",
             &format!(
                 "words: {words}   (\"{}\" sees the same)",
-                text::foreign(inviter)
+                text::name(inviter)
             ),
         )]);
         self.waiting.begin(
             "waiting",
-            &format!("for \"{}\" to admit you", text::foreign(inviter)),
+            &format!("for \"{}\" to admit you", text::name(inviter)),
             "Ctrl-C gives up",
         );
     }

@@ -130,7 +130,7 @@ fn from_whom(user: &User<'_>, from: Option<&str>) -> Result<From, Failure> {
             Some(contact) => Ok(From::One(contact.did.clone())),
             None => Err(Failure::new(
                 Code::Contact,
-                format!("there is no contact {:?}", text::foreign(name)),
+                format!("there is no contact {:?}", text::name(name)),
             )),
         },
         None if contacts.all().is_empty() => Err(Failure::new(

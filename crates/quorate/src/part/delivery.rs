@@ -57,10 +57,8 @@ impl Delivery {
                 Some(SendEvent::Delivered { did }) => {
                     let name = self.names.iter().find(|(d, _)| *d == did);
                     let name = name.map_or("somebody", |(_, name)| name.as_str());
-                    let line = text::row(
-                        "sent",
-                        &format!("{} has the invitation", text::foreign(name)),
-                    );
+                    let line =
+                        text::row("sent", &format!("{} has the invitation", text::name(name)));
                     return News { did, line };
                 }
                 Some(SendEvent::AllDelivered) | None => self.handle = None,

@@ -30,7 +30,7 @@ pub fn conclude(
                 let party = invitation.subject.parties.get(pid.index());
                 let who = party.map_or_else(
                     || format!("party {pid}"),
-                    |p| format!("{} ({})", text::foreign(&p.name), p.did),
+                    |p| format!("{} ({})", text::name(&p.name), p.did),
                 );
                 failure = failure.note("who", who);
             }

@@ -50,7 +50,7 @@ fn account() -> Option<String> {
 }
 
 fn check(name: &str) -> Result<(), Failure> {
-    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name != text::foreign(name) {
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name != text::name(name) {
         return Err(Failure::new(
             Code::Usage,
             format!("a name is 1 to {MAX_NAME_CHARS} plain characters"),

@@ -77,7 +77,7 @@ pub fn my_index(invitation: &Verified<Invitation>, key: &SigningKey) -> Result<u
     let did = key.did();
     let parties = &invitation.subject.parties;
     parties.iter().position(|p| p.did == did).ok_or_else(|| {
-        let invited: Vec<_> = parties.iter().map(|p| text::foreign(&p.name)).collect();
+        let invited: Vec<_> = parties.iter().map(|p| text::name(&p.name)).collect();
         Failure::new(
             Code::NotInvited,
             format!(

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     args::{InviteArgs, QrWhen},
-    consent::{Terminal, is_yes},
+    consent::{self, Terminal, is_yes},
     failure::Failure,
     invitation::{self, now, program_lines},
     part::{Claim, Invited, Options, User, stopped},
@@ -45,6 +45,13 @@ const JOIN_WITHIN_SECONDS: u64 = 15 * 60;
 /// How long the lobby is kept for those who do not hold the closed invitation yet.
 const DELIVER_WITHIN: Duration = Duration::from_mins(15);
 
+/// After a question disappeared, the next one waits this long: an answer may have been on its way.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
+/// The highest number that is added to a name that is taken.
+const MAX_NUMBERED: u32 = 999;
+/// Characters of a name that leave room for such a number.
+const NUMBERED_CHARS: usize = 28;
+
 /// Somebody who asks for a seat.
 struct Applicant {
     id: ApplicantId,
@@ -52,10 +59,6 @@ struct Applicant {
     claimed: String,
     words: String,
     card: Option<String>,
-    /// The name they would get.
-    suggestion: String,
-    /// Whether that is my own name for them.
-    known: bool,
 }
 
 /// Somebody who has a seat.
@@ -80,6 +83,10 @@ struct Lobby<'u, 'g> {
     guests: Vec<Guest>,
     terminal: Option<Terminal>,
     asking: Option<Asking>,
+    /// The open question, and the name that it offers.
+    question: Option<(String, String)>,
+    /// A question disappeared while somebody may have been answering it.
+    withdrew: bool,
     waiting: Waiting<'g>,
 }
 
@@ -125,6 +132,8 @@ pub async fn fill_seats(
         guests: Vec::new(),
         terminal,
         asking: None,
+        question: None,
+        withdrew: false,
         waiting: Waiting::new(user.global, HINT_AFTER),
     };
     match lobby.until_full().await {
@@ -198,7 +207,7 @@ fn show_call(
     );
     user.show([text::row(
         "you are",
-        &format!("\"{}\"  {}", text::foreign(&subject.name), call.issuer),
+        &format!("\"{}\"  {}", text::name(&subject.name), call.issuer),
     )]);
     user.show(program_lines(&subject.program, &subject.mpc));
     let others = subject.free_seats();
@@ -303,13 +312,10 @@ impl Lobby<'_, '_> {
         words: &[&str],
         card: Option<String>,
     ) {
-        let known = self.contacts.by_did(&did).map(|c| c.name.clone());
         let applicant = Applicant {
             id,
             words: words.join(" "),
             card,
-            known: known.is_some(),
-            suggestion: known.unwrap_or_else(|| self.free_name(&petname_of(&claimed))),
             claimed,
             did,
         };
@@ -321,25 +327,35 @@ impl Lobby<'_, '_> {
                 ("words", applicant.words.clone().into()),
             ],
         );
-        let mark = match (
-            applicant.known,
-            self.contacts.imitates(&applicant.claimed, &applicant.did),
-        ) {
-            (true, _) => format!("your contact [{}]", applicant.suggestion),
-            (false, Some(other)) => format!("(!) not your contact [{other}]"),
-            (false, None) => "not in your contacts".into(),
-        };
-        let line = text::row(
-            "asks",
-            &format!(
-                "\"{}\"  {}  {mark}   words: {}",
-                text::foreign(&applicant.claimed),
-                applicant.did,
-                applicant.words
-            ),
-        );
+        let line = text::row("asks", &self.describe(&applicant));
         self.aside(line);
         self.pending.push_back(applicant);
+    }
+
+    /// Who it is that asks, with everything by which a person tells applicants apart.
+    fn describe(&self, applicant: &Applicant) -> String {
+        let mark = match (
+            self.contacts.by_did(&applicant.did),
+            self.contacts.imitates(&applicant.claimed, &applicant.did),
+        ) {
+            (Some(contact), _) => format!("your contact [{}]", contact.name),
+            (None, Some(other)) => format!("(!) not your contact [{other}]"),
+            (None, None) => "not in your contacts".into(),
+        };
+        format!(
+            "\"{}\"  {}  {mark}   words: {}",
+            text::name(&applicant.claimed),
+            applicant.did,
+            applicant.words
+        )
+    }
+
+    /// The name that is offered: the petname of a contact, else one that nobody has.
+    fn suggestion(&self, applicant: &Applicant) -> String {
+        match self.contacts.by_did(&applicant.did) {
+            Some(contact) => contact.name.clone(),
+            None => self.free_name(&petname_of(&applicant.claimed), &applicant.did),
+        }
     }
 
     fn on_left(&mut self, id: ApplicantId, did: &Did) {
@@ -366,7 +382,7 @@ impl Lobby<'_, '_> {
             .event("withdrawn", &[("did", did.to_string().into())]);
         self.aside(text::row(
             "left",
-            &format!("\"{}\"  {did}", text::foreign(&name)),
+            &format!("\"{}\"  {did}", text::name(&name)),
         ));
         self.show_waiting();
     }
@@ -384,8 +400,8 @@ impl Lobby<'_, '_> {
             };
             match rule {
                 Some(Some(name)) => {
-                    let name = name.unwrap_or_else(|| applicant.suggestion.clone());
-                    let name = self.free_name(&name);
+                    let name = name.unwrap_or_else(|| self.suggestion(applicant));
+                    let name = self.free_name(&name, &applicant.did);
                     self.admit(name).await?;
                 }
                 Some(None) => self.refuse().await,
@@ -406,13 +422,21 @@ impl Lobby<'_, '_> {
         let (Some(mut terminal), Some(applicant)) = (terminal, self.pending.front()) else {
             return;
         };
+        // The question names whom it is about by all that the `asks` line says: other applications may
+        // have come in between, and two people may call themselves the same.
+        let suggestion = self.suggestion(applicant);
         let question = format!(
-            "  Admit \"{}\" as [{}]? [y/N/another name]  ",
-            text::foreign(&applicant.claimed),
-            applicant.suggestion
+            "  Admit {}   as [{suggestion}]? [y/N/another name]  ",
+            self.describe(applicant)
         );
         self.waiting.end();
+        let pause = std::mem::take(&mut self.withdrew).then_some(ASK_PAUSE);
+        self.question = Some((question.clone(), suggestion));
         self.asking = Some(tokio::spawn(async move {
+            // What is being typed at this moment was meant for the question that is gone.
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
             let answer = terminal.ask(&question).await;
             (terminal, answer)
         }));
@@ -427,15 +451,19 @@ impl Lobby<'_, '_> {
             return Ok(());
         };
         self.terminal = Some(terminal);
-        let Some(applicant) = self.pending.front() else {
+        let (Some(applicant), Some((_, suggestion))) = (self.pending.front(), self.question.take())
+        else {
             return Ok(());
         };
+        let did = applicant.did.clone();
         let answer = answer.unwrap_or_default();
-        let suggestion = applicant.suggestion.clone();
         match answer.to_ascii_lowercase().as_str() {
-            _ if is_yes(&answer) => self.admit(suggestion).await?,
+            _ if is_yes(&answer) => {
+                let name = self.free_name(&suggestion, &did);
+                self.admit(name).await?;
+            }
             "" | "n" | "no" => self.refuse().await,
-            _ => match self.check_name(&answer) {
+            _ => match self.check_name(&answer, &did) {
                 Ok(()) => self.admit(answer).await?,
                 // Asked again, since nothing was decided.
                 Err(why) => self.aside(text::row("name", &why)),
@@ -444,14 +472,10 @@ impl Lobby<'_, '_> {
         Ok(())
     }
 
-    /// A name for somebody new: fit, and not the name of another person.
-    fn check_name(&self, name: &str) -> Result<(), String> {
+    /// A name for `did`: fit, and not the name of another person.
+    fn check_name(&self, name: &str, did: &Did) -> Result<(), String> {
         check_petname(name).map_err(|e| e.to_string())?;
-        let did = self.pending.front().map(|a| &a.did);
-        let others = self
-            .contacts
-            .by_name(name)
-            .is_some_and(|c| Some(&c.did) != did);
+        let others = self.contacts.by_name(name).is_some_and(|c| c.did != *did);
         if others
             || self
                 .guests
@@ -463,11 +487,13 @@ impl Lobby<'_, '_> {
         Ok(())
     }
 
-    fn free_name(&self, wish: &str) -> String {
-        let numbered = (2..).map(|n| format!("{wish}-{n}"));
+    /// `wish`, or the first numbered form of it that nobody has.
+    fn free_name(&self, wish: &str, did: &Did) -> String {
+        let short: String = wish.chars().take(NUMBERED_CHARS).collect();
+        let numbered = (2..=MAX_NUMBERED).map(|n| format!("{short}-{n}"));
         std::iter::once(wish.to_owned())
             .chain(numbered)
-            .find(|name| self.check_name(name).is_ok())
+            .find(|name| self.check_name(name, did).is_ok())
             .unwrap_or_else(|| wish.to_owned())
     }
 
@@ -479,7 +505,7 @@ impl Lobby<'_, '_> {
             // It left, or the last seat went to another in this moment.
             self.aside(text::row(
                 "note",
-                &format!("\"{}\": {why}", text::foreign(&applicant.claimed)),
+                &format!("\"{}\": {why}", text::name(&applicant.claimed)),
             ));
             return Ok(());
         }
@@ -518,11 +544,7 @@ impl Lobby<'_, '_> {
             .event("refused-seat", &[("did", applicant.did.to_string().into())]);
         self.aside(text::row(
             "refused",
-            &format!(
-                "\"{}\"  {}",
-                text::foreign(&applicant.claimed),
-                applicant.did
-            ),
+            &format!("\"{}\"  {}", text::name(&applicant.claimed), applicant.did),
         ));
         self.show_waiting();
     }
@@ -554,6 +576,7 @@ impl Lobby<'_, '_> {
             secret,
             hints: Vec::new(),
         };
+        // Whoever cancels has to find the parties again, also after a crash of this process.
         keep_issued(&self.user.home, &bundle, &invitation.digest().to_string())?;
         self.handle.seal(&bundle).await?;
         self.user.event(
@@ -584,6 +607,8 @@ impl Lobby<'_, '_> {
         if let Some(asking) = self.asking.take() {
             // The terminal goes with it; a new one is opened for the next question.
             asking.abort();
+            self.question = None;
+            self.withdrew = true;
             self.user.show([String::new()]);
         }
     }
@@ -603,8 +628,12 @@ impl Lobby<'_, '_> {
         }
     }
 
+    /// Shows a line; a question that is open stands below it again.
     fn aside(&self, line: String) {
         self.waiting.aside(|| self.user.show([line]));
+        if let Some((question, _)) = &self.question {
+            consent::show_again(question);
+        }
     }
 }
 

@@ -59,7 +59,7 @@ fn people_of(word: &str, contacts: &Contacts) -> Result<Vec<(Option<String>, Did
 
 /// A party of the invitation, with the keys that its DID has.
 pub fn party(name: &str, did: &Did) -> Result<PartyDraft, Failure> {
-    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name != text::foreign(name) {
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name != text::name(name) {
         return Err(Failure::new(
             Code::Usage,
             format!("a party's name is 1 to {MAX_NAME_CHARS} plain characters"),

@@ -102,7 +102,7 @@ fn call(call: &Verified<Call>) -> Found {
             &format!(
                 "{:?} from {}  {}",
                 text::foreign(&subject.title),
-                text::foreign(&subject.name),
+                text::name(&subject.name),
                 call.issuer
             ),
         ),
@@ -141,7 +141,7 @@ fn card(card: &Verified<Card>) -> Found {
             &format!(
                 "{} calls itself {:?}",
                 card.issuer,
-                text::foreign(&card.subject.name)
+                text::name(&card.subject.name)
             ),
         ),
         text::row(
