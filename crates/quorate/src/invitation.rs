@@ -59,15 +59,20 @@ fn verify(jws: &str) -> Result<Verified<Invitation>, Failure> {
         )
     })??;
     let invitation = unverified.verify(&keys, now())?;
-    check_user_args(&invitation.subject.program.args).map_err(|refusal| {
+    check_args(&invitation.subject.program, &invitation.issuer)?;
+    Ok(invitation)
+}
+
+/// Public arguments that would override the signed terms are a trick of whoever signed them.
+pub fn check_args(program: &Program, by: &Did) -> Result<(), Failure> {
+    check_user_args(&program.args).map_err(|refusal| {
         Failure::new(
             Code::Threshold,
             format!("the invitation's program arguments contradict its terms: {refusal}"),
         )
-        .note("by", invitation.issuer.to_string())
+        .note("by", by.to_string())
         .hint("do not take part; ask the organizer why it is there")
-    })?;
-    Ok(invitation)
+    })
 }
 
 /// A small text file, or stdin for `-`.

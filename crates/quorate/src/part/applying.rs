@@ -19,7 +19,7 @@ use super::{Claim, Consent, Invited, Options, User, readiness, show_machine, sto
 use crate::{
     consent,
     failure::Failure,
-    invitation::{People, describe_call},
+    invitation::{People, check_args, describe_call},
     text,
     waiting::Waiting,
 };
@@ -142,6 +142,7 @@ impl Applying<'_, '_> {
         let user = self.user;
         readiness::check_deadline(call.subject.time.apply_by)?;
         readiness::check_policy(call.subject.net.path)?;
+        check_args(&call.subject.program, &call.issuer)?;
         let people = People {
             contacts: user.contacts()?,
             me: user.identity.key.did(),
