@@ -114,6 +114,7 @@ fn reports_of_commands_fit_their_schemas() {
         ("identity", &["id"]),
         ("contacts", &["contacts", "list"]),
         ("verification", &["verify"]),
+        ("sessions", &["again", "--list"]),
         ("clean", &["clean", "--dry-run"]),
     ];
     for (wanted, args) in commands {
@@ -214,4 +215,69 @@ fn the_events_of_a_failed_run_fit_their_schema() {
         assert_eq!(one.code, Some(75), "{}", one.stderr);
     }
     assert!(kinds.contains("error"), "{kinds:?}");
+}
+
+#[test]
+fn a_first_contact_is_told_as_events_that_fit() {
+    let (schemas, world) = (Schemas::load(), World::three());
+    let mut invite = world.quorate(0);
+    invite
+        .args([
+            "--json",
+            "invite",
+            "mpyc:secretsanta",
+            "--seats",
+            "3",
+            "--admit",
+            "all",
+        ])
+        .args(["--me", "Noord", "--local", "--python"])
+        .arg(crate::world::python());
+    let inviter = Running::start(invite);
+    inviter.stderr.wait_for("\"event\":\"ticket\"");
+    let text = inviter.stderr.text();
+    let line = text
+        .lines()
+        .find(|l| l.contains("\"event\":\"ticket\""))
+        .unwrap();
+    let ticket = schemas.fits(line)["ticket"].as_str().unwrap().to_owned();
+    let joining = [1, 2].map(|index| {
+        let mut join = world.join(index, Path::new(&ticket));
+        join.args(["--json", "--me", &world.names[index]]);
+        Running::start(join)
+    });
+    let told = |ended: &Ended| {
+        ended.assert_done();
+        let lines = schemas.lines(&ended.stderr);
+        let events = lines
+            .iter()
+            .map(|l| l["event"].as_str().unwrap().to_owned());
+        events.collect::<BTreeSet<_>>()
+    };
+    let events = told(&inviter.end());
+    for event in [
+        "ticket",
+        "applied",
+        "seated",
+        "invitation",
+        "session",
+        "roster",
+        "contacts",
+    ] {
+        assert!(events.contains(event), "{event} was not told: {events:?}");
+    }
+    for party in joining {
+        let events = told(&party.end());
+        for event in [
+            "found",
+            "call",
+            "asked",
+            "admitted",
+            "invitation",
+            "session",
+            "roster",
+        ] {
+            assert!(events.contains(event), "{event} was not told: {events:?}");
+        }
+    }
 }

@@ -47,6 +47,7 @@ pub const REPORTS: &[&str] = &[
     "identity",
     "record",
     "records",
+    "sessions",
     "status",
     "verification",
     "version",

@@ -40,9 +40,9 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   quorate demo                                   three parties on this machine, a real computation
-  quorate id show                                your DID, for whoever invites you
-  quorate invite mpyc:secretsanta --with bo=did:key:z6Mk…,cleo=did:key:z6Mk… --out friday.quorate
-  quorate join friday.quorate                    look, agree, compute";
+  quorate invite mpyc:secretsanta --seats 3      hand out a ticket, admit who asks, compute
+  quorate join qrt1q9w7m-4tz0h-…                 ask for a seat with a ticket
+  quorate again                                  the same people once more";
 
 /// Options of every command.
 #[derive(Debug, ClapArgs)]

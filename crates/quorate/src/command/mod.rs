@@ -41,9 +41,9 @@ pub fn welcome() -> &'static str {
 quorate: secure multiparty computation between people who name each other by DID
 
   quorate demo        three parties on this machine, a real computation
-  quorate id show     your DID, for whoever invites you
-  quorate invite      sign an invitation
-  quorate join        take part
+  quorate invite      ask others to compute with you: strangers with a ticket, contacts by name
+  quorate join        take part: with a ticket, a file, or what a contact sent
+  quorate again       the same people once more
   quorate status      what is on, and how the last sessions ended
   quorate verify      check what somebody gave you
   quorate receipt     what was signed in ended sessions
