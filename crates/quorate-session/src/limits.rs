@@ -162,6 +162,8 @@ pub const MAX_OFFERS: usize = 64;
 pub const OFFER_TAGS_STEP: usize = 8;
 /// Frames from the other end of one link of the post.
 pub const MAX_POST_FRAMES: u32 = 16;
+/// Invitations one contact can show a post receiver.
+pub const MAX_OFFERS_PER_CONTACT: usize = 16;
 /// Invitations taken by post that are remembered, so that none is shown twice.
 pub const MAX_TAKEN: usize = 256;
 /// Characters of a sealed bundle.
@@ -173,8 +175,14 @@ pub const MAX_SEALED_TO: usize = 64;
 
 /// A link to a lobby that asks for nothing is closed after this time.
 pub const LOBBY_FIND_WAIT: Duration = Duration::from_secs(10);
+/// A link to a lobby over which nobody applies is closed after this time; whoever still reads comes back over a new one.
+pub const LOBBY_READ_WAIT: Duration = Duration::from_mins(5);
 /// Wait for an answer of the inviter that no person has to give.
 pub const LOBBY_ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// An applicant that was told that too many ask comes back after this time.
+pub const LOBBY_RETRY_WAIT: Duration = Duration::from_secs(5);
+/// An applicant that had a seat and is not given it again within this time asks like anybody else.
+pub const SEAT_SAID_WAIT: Duration = Duration::from_secs(2);
 /// One more application is heard after this time, once [`MAX_APPLICATIONS`] came in a burst: a person has to look at each.
 pub const APPLICATION_INTERVAL: Duration = Duration::from_secs(2);
 /// A seat stays its owner's for this time while there is no link to it.

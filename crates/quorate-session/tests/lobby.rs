@@ -12,7 +12,10 @@ use common::key;
 use quorate_identity::{Code, Rejection, sign};
 use quorate_session::{
     Closing, Contact, LinkId,
-    limits::{DELIVERY_WAIT, LOBBY_ANSWER_WAIT, LOBBY_FIND_WAIT, SEAT_KEPT},
+    limits::{
+        APPLICATION_INTERVAL, DELIVERY_WAIT, LOBBY_ANSWER_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT,
+        LOBBY_RETRY_WAIT, MAX_APPLICATIONS, SEAT_KEPT, SEAT_SAID_WAIT,
+    },
     lobby::{Applicant, ApplicantEvent, ApplicantId, Frame, HostEvent, Misuse},
     message::{Card, CodeText, card},
 };
@@ -372,4 +375,160 @@ fn a_host_seals_only_what_replaces_its_call_and_names_everybody_admitted() {
     for text in [foreign, without] {
         assert_eq!(table.host.seal(&text, now).unwrap_err().code, Code::Call);
     }
+}
+
+#[test]
+fn somebody_who_leaves_before_the_seal_stops_it_and_the_lobby_goes_on() {
+    let mut table = Table::new(3);
+    let (first, second) = (table.ask(1), table.ask(2));
+    for id in table.applied() {
+        table.host.admit(id).unwrap();
+    }
+    table.run();
+    let made = bundle(&table.call, &table.host.admitted());
+    table.seats[second].core.leave();
+    table.run();
+    let refused = table.host.seal(&made, table.now).unwrap_err();
+    assert_eq!((refused.code, refused.rule), (Code::Call, "F8"));
+    table.run();
+    assert!(table.invitation(first).is_none());
+    let third = table.ask(3);
+    let id = *table.applied().last().unwrap();
+    table.host.admit(id).unwrap();
+    table.run();
+    assert!(matches!(table.events.last(), Some(HostEvent::Full)));
+    table.seal();
+    assert!(table.invitation(first).is_some() && table.invitation(third).is_some());
+    let text = bundle(&table.call, &table.host.admitted());
+    assert!(table.host.seal(&text, table.now).is_err(), "once");
+}
+
+#[test]
+fn a_closed_lobby_seals_nothing() {
+    let mut table = Table::new(3);
+    table.ask(1);
+    table.ask(2);
+    for id in table.applied() {
+        table.host.admit(id).unwrap();
+    }
+    table.run();
+    let text = bundle(&table.call, &table.host.admitted());
+    table.host.close(Code::Cancelled, "the inviter gave up");
+    let refused = table.host.seal(&text, table.now).unwrap_err();
+    assert_eq!((refused.code, refused.rule), (Code::Call, "F8"));
+}
+
+#[test]
+fn whoever_has_a_seat_gets_its_invitation_after_the_deadline_too() {
+    let mut table = Table::new(3);
+    let (seat, other) = (table.ask(1), table.ask(2));
+    for id in table.applied() {
+        table.host.admit(id).unwrap();
+    }
+    table.run();
+    table.cut(seat);
+    table.seal();
+    assert!(table.invitation(other).is_some());
+    let left = table.call.subject.time.apply_by.0 - AT.0 + 1;
+    table.pass(Duration::from_secs(u64::try_from(left).unwrap()));
+    // Somebody new is told that it is too late.
+    let late = table.ask(3);
+    assert_eq!(table.ended(late).unwrap().code, Code::Time);
+    table.connect(seat);
+    assert!(table.invitation(seat).is_some());
+    let later = table.ask(4);
+    assert_eq!(table.ended(later).unwrap().code, Code::Time);
+}
+
+#[test]
+fn whoever_reads_too_long_loses_its_link_and_can_come_back() {
+    let mut table = Table::new(3);
+    let (reader, waiting) = (table.newcomer(1), table.ask(2));
+    table.connect(reader);
+    table.pass(LOBBY_READ_WAIT / 2);
+    assert!(table.seats[reader].link.is_some());
+    table.pass(LOBBY_READ_WAIT / 2);
+    assert!(table.seats[reader].link.is_none());
+    assert!(table.seats[waiting].link.is_some(), "a person decides");
+    table.connect(reader);
+    table.apply(reader, "sud");
+    assert_eq!(table.applied().len(), 2);
+}
+
+#[test]
+fn an_applicant_that_is_one_too_many_comes_back() {
+    let mut table = Table::new(3);
+    for n in 0..MAX_APPLICATIONS {
+        table.ask(1 + n);
+    }
+    let seat = table.ask(50);
+    let busy =
+        |e: &ApplicantEvent| matches!(e, ApplicantEvent::Busy(why) if why.code == Code::Limit);
+    assert!(table.seats[seat].events.iter().any(busy));
+    assert!(table.ended(seat).is_none());
+    table.host.refuse(table.applied()[0], "no").unwrap();
+    table.run();
+    table.connect(seat);
+    assert!(table.words(seat).is_empty(), "not at once");
+    table.pass(LOBBY_RETRY_WAIT.max(APPLICATION_INTERVAL));
+    assert_eq!(table.words(seat).len(), 1);
+    assert_eq!(table.applied().len(), MAX_APPLICATIONS + 1);
+}
+
+#[test]
+fn whoever_lost_its_seat_is_shown_the_words_that_the_inviter_sees() {
+    let mut table = Table::new(3);
+    let seat = table.ask(1);
+    table.host.admit(table.applied()[0]).unwrap();
+    table.run();
+    table.cut(seat);
+    table.pass(SEAT_KEPT);
+    table.connect(seat);
+    table.pass(SEAT_SAID_WAIT);
+    let Some(HostEvent::Applied { id, words, .. }) = table.events.last() else {
+        panic!("{:?}", table.events.last());
+    };
+    let (id, words) = (*id, *words);
+    assert_eq!(table.words(seat)[1..], [words]);
+    table.host.admit(id).unwrap();
+    table.run();
+    let admitted = table.seats[seat].events.iter();
+    let admitted = admitted.filter(|e| matches!(e, ApplicantEvent::Admitted { .. }));
+    assert_eq!(admitted.count(), 2);
+}
+
+#[test]
+fn a_wrong_clock_and_an_old_card_are_declined_and_not_banned() {
+    let mut table = Table::new(3);
+    let call = table.call.clone();
+    let mut ahead = application(&call, 1, peer(101), host_peer());
+    ahead.iat = AT.plus_seconds(400);
+    ahead.exp = AT.plus_seconds(460);
+    let mut old = application(&call, 2, peer(102), host_peer());
+    let (from, until) = (AT.plus_seconds(-9000), AT.plus_seconds(-4000));
+    let ek = x_wing_key();
+    let ran_out: Card = card(key(2).did(), "sud".into(), ek, [1; 16], from, until).unwrap();
+    old.card = Some(sign(ran_out, &key(2)).unwrap().text().to_string());
+    let mut late = application(&call, 3, peer(103), host_peer());
+    late.iat = AT.plus_seconds(-500);
+    late.exp = AT.plus_seconds(-400);
+    for (n, claims) in [(1, ahead), (2, old), (3, late)] {
+        let link = table.stranger(peer(100 + u8::try_from(n).unwrap()));
+        table.say(link, &find(&call));
+        table.say(link, &apply_frame(claims, n));
+        let said = table.strangers[&link].last();
+        assert!(
+            matches!(
+                said,
+                Some(Frame::Declined {
+                    code: CodeText(Code::Time),
+                    ..
+                })
+            ),
+            "{said:?}"
+        );
+        assert!(table.closed.contains(&Closing { link, ban: false }));
+    }
+    assert_eq!(table.refused(), Vec::<&Rejection>::new());
+    assert_eq!(table.applied(), []);
 }

@@ -354,18 +354,12 @@ fn an_application_from_another_connection_is_refused() {
 }
 
 #[test]
-fn an_application_for_another_call_with_a_wrong_key_or_out_of_time_is_refused() {
+fn an_application_for_another_call_or_with_a_wrong_key_is_refused() {
     let mut table = Table::new(3);
     let call = table.call.clone();
     let good = || application(&call, 1, peer(101), host_peer());
     let mut other_call = good();
     other_call.call = Digest([1; 32]);
-    let mut old = good();
-    old.iat = AT.plus_seconds(-500);
-    old.exp = AT.plus_seconds(-400);
-    let mut early = good();
-    early.iat = AT.plus_seconds(400);
-    early.exp = AT.plus_seconds(401);
     let signed = |claims: Apply| sign(claims, &key(1)).unwrap().text().to_string();
     let genuine = signed(good());
     let (input, _) = genuine.rsplit_once('.').unwrap();
@@ -375,8 +369,6 @@ fn an_application_for_another_call_with_a_wrong_key_or_out_of_time_is_refused() 
     );
     for (jws, code) in [
         (signed(other_call), Code::Call),
-        (signed(old), Code::Time),
-        (signed(early), Code::Time),
         (forged, Code::Sig),
         (table.call.text().to_string(), Code::Header),
         ("x".into(), Code::Format),

@@ -11,7 +11,10 @@ use common::{START, draft, key};
 use quorate_identity::{B64, Code, Did, SigningKey, UnixTime, sign};
 use quorate_session::{
     Bundle, Closing, Contact, InvitationDraft, LinkId, PeerId, RendezvousSecret, SealSecret,
-    limits::{DELIVERY_WAIT, MAX_CONTACTS, MAX_LOBBY_LINKS, MAX_OFFERS, MAX_POST_FRAMES},
+    limits::{
+        DELIVERY_WAIT, MAX_CONTACTS, MAX_LOBBY_LINKS, MAX_OFFERS, MAX_OFFERS_PER_CONTACT,
+        MAX_POST_FRAMES,
+    },
     message::card,
     post::{Frame, ReceiveEvent, Receiver, SendEvent, Sender},
     seal_bundle,
@@ -447,4 +450,32 @@ fn contacts_offers_and_links_are_bounded() {
     let web: Did = "did:web:uni.example".parse().unwrap();
     let (_, unknown) = Receiver::new(&key(0), &[did, web.clone()], peer(100)).unwrap();
     assert_eq!(unknown, [web]);
+}
+
+#[test]
+fn one_contact_cannot_show_any_number_of_invitations() {
+    let mut receiver = receiver(1, &[0]);
+    let offer = |receiver: &mut Receiver, n: usize| {
+        let mut terms = draft(3);
+        terms.title = format!("invitation {n}");
+        let text = bundle_of(terms, 0).encode();
+        let mut sender = sender_of(vec![(key(1).did(), text)]);
+        meet(&mut sender, receiver);
+        receiver.handle_link_down(LINK, Instant::now());
+        events(receiver)
+    };
+    for n in 0..MAX_OFFERS_PER_CONTACT {
+        let told = offer(&mut receiver, n);
+        assert!(
+            matches!(&told[..], [ReceiveEvent::Offer { .. }]),
+            "{told:?}"
+        );
+    }
+    // What was shown before is acknowledged again, and costs nothing.
+    assert!(offer(&mut receiver, 0).is_empty());
+    let told = offer(&mut receiver, MAX_OFFERS_PER_CONTACT);
+    assert!(
+        matches!(&told[..], [ReceiveEvent::Refused(why)] if why.code == Code::Limit),
+        "{told:?}"
+    );
 }

@@ -77,6 +77,9 @@ impl Told<lobby::Applicant> for ApplicantEvent {
             Core::Asked { words } => Self::Asked { words },
             Core::Admitted { place } => Self::Admitted { place },
             Core::Invitation { bundle, invitation } => Self::Invitation { bundle, invitation },
+            Core::Busy(why) => {
+                Self::Note(format!("the inviter says: {}; asking again", why.detail))
+            }
             Core::Declined(rejection) => Self::Declined(rejection),
             Core::Closed(rejection) => Self::Closed(rejection),
         })

@@ -7,12 +7,12 @@
 //! A `PeerId` costs nothing, so limits per peer alone would let one stranger take all places for
 //! incoming connections.
 //!
-//! Limits: [`MAX_INCOMING_PER_ADDRESS`], and [`MAX_INCOMING_FROM_LOOPBACK`] for loopback, which
+//! Limits: [`MAX_INCOMING_PER_ADDRESS`], [`MAX_INCOMING_PER_IP6_NETWORK`] for a /64, and [`MAX_INCOMING_FROM_LOOPBACK`] for loopback, which
 //! all parties on one machine share. Connections that we dialled are not counted.
 //!
 //! Security: provides that a host needs as many addresses as it wants to multiply these limits
-//! with. Does not provide protection from a host that has them, for example in its own IPv6
-//! network; our own dials have places that no incoming connection can take.
+//! with, and in IPv6 as many networks. Does not provide protection from a host that has them; our
+//! own dials have places that no incoming connection can take.
 
 use std::{
     collections::HashMap,
@@ -34,6 +34,9 @@ use super::address::Endpoint;
 
 /// Connections, in their handshake or established, that one remote IP address may open to us.
 pub const MAX_INCOMING_PER_ADDRESS: usize = 16;
+/// The same for an IPv6 network of 64 bits, which one host can fill with addresses of its own, and
+/// which all parties in one building may share.
+pub const MAX_INCOMING_PER_IP6_NETWORK: usize = 64;
 /// The same for loopback addresses.
 pub const MAX_INCOMING_FROM_LOOPBACK: usize = 64;
 
@@ -57,7 +60,11 @@ impl Behaviour {
         } else {
             MAX_INCOMING_PER_ADDRESS
         };
-        if self.incoming.values().filter(|other| **other == ip).count() >= limit {
+        let same = self.incoming.values().filter(|other| **other == ip);
+        let near = self.incoming.values();
+        let near =
+            near.filter(|other| ip6_network(**other).is_some_and(|n| Some(n) == ip6_network(ip)));
+        if same.count() >= limit || near.count() >= MAX_INCOMING_PER_IP6_NETWORK {
             return Err(TooMany(ip));
         }
         self.incoming.insert(connection, ip);
@@ -66,6 +73,14 @@ impl Behaviour {
 
     fn gone(&mut self, connection: ConnectionId) {
         self.incoming.remove(&connection);
+    }
+}
+
+/// The first 64 bits of an IPv6 address.
+fn ip6_network(ip: IpAddr) -> Option<u128> {
+    match ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => Some(u128::from(ip) >> 64),
     }
 }
 
@@ -152,6 +167,22 @@ mod tests {
             let ids = 100 * n..100 * (n + 1);
             assert_eq!(admitted(&mut counts, ids, address), expected, "{address}");
         }
+    }
+
+    #[test]
+    fn one_ip6_network_has_a_bounded_number_of_connections_whatever_its_addresses() {
+        let mut counts = Behaviour::default();
+        let mut all = 0;
+        for n in 0..100 {
+            let address = format!("/ip6/2001:db8:0:7::{n:x}/tcp/1");
+            all += admitted(&mut counts, 2 * n..2 * n + 2, &address);
+        }
+        assert_eq!(all, MAX_INCOMING_PER_IP6_NETWORK);
+        let other = "/ip6/2001:db8:0:8::1/tcp/1";
+        assert_eq!(
+            admitted(&mut counts, 300..400, other),
+            MAX_INCOMING_PER_ADDRESS
+        );
     }
 
     #[test]

@@ -40,7 +40,9 @@ use std::{
 use tokio::{sync::mpsc, task::JoinHandle};
 use zeroize::Zeroizing;
 
-pub use admission::{MAX_INCOMING_FROM_LOOPBACK, MAX_INCOMING_PER_ADDRESS};
+pub use admission::{
+    MAX_INCOMING_FROM_LOOPBACK, MAX_INCOMING_PER_ADDRESS, MAX_INCOMING_PER_IP6_NETWORK,
+};
 pub use frame::{FRAME_TIMEOUT, MAX_FRAME_BYTES};
 pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
 pub use stream::SESSION_WAIT;

@@ -15,6 +15,7 @@ use libp2p::{
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, yamux,
 };
+use quorate_session::limits::MAX_LOBBY_LINKS;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
@@ -25,7 +26,9 @@ use super::{
 };
 
 /// Established connections opened by others.
-pub const MAX_INCOMING: u32 = 96;
+pub const MAX_INCOMING: u32 = 128;
+// A lobby or a post that is full chooses which link makes room; it must get to see the newcomer.
+const _: () = assert!(MAX_LOBBY_LINKS < MAX_INCOMING as usize);
 /// Established connections opened by us, whatever others have opened.
 pub const MAX_OUTGOING: u32 = 96;
 /// Established connections with one peer.

@@ -6,14 +6,17 @@
 //!    └── the link is lost: found again, asked again over the new link ◄─────────┘        declined, expired ─► Over
 //! ```
 //! Limits: [`MAX_LOBBY_ANSWERS`] frames per link, [`LOBBY_ANSWER_WAIT`] for each answer that no person has to give; at most
-//! until the call's deadlines. Security: see the module. Any breach by the host ends the application: the host is
+//! until the call's deadlines. A host that has too much to do is asked again after [`LOBBY_RETRY_WAIT`]. Security: see the module. Any breach by the host ends the application: the host is
 //! authenticated by the ticket, so it is not somebody else's doing.
 
 use super::Frame;
 use crate::{
     bundle::Bundle,
     contact::{Closing, Contact, Outbox, resolve},
-    limits::{APPLY_LIFETIME_SECONDS, LOBBY_ANSWER_WAIT, MAX_LOBBY_ANSWERS},
+    limits::{
+        APPLY_LIFETIME_SECONDS, LOBBY_ANSWER_WAIT, LOBBY_RETRY_WAIT, MAX_LOBBY_ANSWERS,
+        SEAT_SAID_WAIT,
+    },
     link::LinkId,
     message::{
         Apply, Call, CodeText, Invitation, PROTOCOL_VERSION, check_call_envelope, check_closed,
@@ -61,6 +64,8 @@ pub enum ApplicantEvent {
         /// The invitation.
         invitation: Box<Verified<Invitation>>,
     },
+    /// Too many ask the inviter at present; it is asked again soon.
+    Busy(Rejection),
     /// The inviter said no; it is over.
     Declined(Rejection),
     /// It is over for another reason.
@@ -84,6 +89,10 @@ struct Host {
     heard: bool,
     /// An answer that needs no person must come by then.
     answer_by: Option<Instant>,
+    /// Nothing is asked before this time.
+    ask_at: Option<Instant>,
+    /// The words of an application by somebody who had a seat: to be compared if the seat is not said to be kept by then.
+    words: Option<([&'static str; ADMISSION_WORDS], Instant)>,
 }
 
 /// The side of a lobby that holds a ticket.
@@ -98,6 +107,8 @@ pub struct Applicant {
     wish: Option<Wish>,
     place: Option<u16>,
     invited: Option<Digest>,
+    /// The inviter had too much to do; it is asked again at this time.
+    again: Option<Instant>,
     over: bool,
     /// The call's deadline: for admission, then for the session to begin.
     deadline: Option<Instant>,
@@ -117,6 +128,7 @@ impl Applicant {
             wish: None,
             place: None,
             invited: None,
+            again: None,
             over: false,
             deadline: None,
             out: Outbox::new(),
@@ -140,7 +152,10 @@ impl Applicant {
 
     fn tell(&mut self, event: ApplicantEvent) {
         self.out.tell(event, |e| {
-            matches!(e, ApplicantEvent::Found | ApplicantEvent::Lost)
+            matches!(
+                e,
+                ApplicantEvent::Found | ApplicantEvent::Lost | ApplicantEvent::Busy(_)
+            )
         });
     }
 
@@ -211,23 +226,53 @@ impl Applicant {
                 }
                 host.heard = true;
                 host.answer_by = None;
-                // Whoever has a seat already was compared before; only the link is new.
-                if let Some(call) = self.call.as_ref().filter(|_| self.place.is_none()) {
+                if let Some(call) = &self.call {
                     let words = admission_words(&call.digest(), &application, &reveal);
-                    self.tell(ApplicantEvent::Asked { words });
+                    // Whoever has a seat already was compared before; only the link is new.
+                    if self.place.is_some() {
+                        host.words = Some((words, now + SEAT_SAID_WAIT));
+                    } else {
+                        self.tell(ApplicantEvent::Asked { words });
+                    }
                 }
             }
-            Frame::Admitted { place } if heard => self.note_seat(place, at, now),
+            Frame::Admitted { place } if heard => {
+                host.words = None;
+                self.note_seat(place, at, now);
+            }
             Frame::Bundle { text } if heard && self.place.is_some() => {
                 self.read_bundle(&text, at)?;
             }
             Frame::Declined { code, note } => {
                 let rejection = declined(code, note).about_issuer(self.call.as_ref());
+                if rejection.code == Code::Limit {
+                    self.come_back(rejection, now);
+                    return Ok(());
+                }
                 self.end(ApplicantEvent::Declined(rejection), false);
             }
             _ => return Err(unexpected()),
         }
         Ok(())
+    }
+
+    /// Too many ask at present: that passes.
+    fn come_back(&mut self, rejection: Rejection, now: Instant) {
+        self.again = Some(now + LOBBY_RETRY_WAIT);
+        if let Some(host) = self.host.take() {
+            self.out.close(host.link, false);
+        }
+        self.tell(ApplicantEvent::Busy(rejection));
+    }
+
+    /// Asks for the call over the present link.
+    fn find(&mut self, now: Instant) {
+        if let Some(host) = &mut self.host {
+            host.ask_at = None;
+            host.answer_by = Some(now + LOBBY_ANSWER_WAIT);
+            let call = B64(self.ticket.call());
+            self.out.send(host.link, &Frame::Find { call });
+        }
     }
 
     fn note_seat(&mut self, place: u16, at: UnixTime, now: Instant) {
@@ -330,10 +375,13 @@ impl Contact for Applicant {
             commit: None,
             application: None,
             heard: false,
-            answer_by: Some(now + LOBBY_ANSWER_WAIT),
+            answer_by: None,
+            ask_at: self.again.take().filter(|at| *at > now),
+            words: None,
         });
-        let call = B64(self.ticket.call());
-        self.out.send(link, &Frame::Find { call });
+        if self.host.as_ref().is_some_and(|host| host.ask_at.is_none()) {
+            self.find(now);
+        }
         self.tell(ApplicantEvent::Found);
     }
 
@@ -363,6 +411,20 @@ impl Contact for Applicant {
     fn handle_timeout(&mut self, now: Instant) {
         if self.over {
             return;
+        }
+        let host = self.host.as_mut();
+        if host.is_some_and(|host| host.ask_at.is_some_and(|at| at <= now)) {
+            self.find(now);
+        }
+        let words = self.host.as_mut().and_then(|host| {
+            host.words
+                .take_if(|(_, at)| *at <= now)
+                .map(|(words, _)| words)
+        });
+        if let Some(words) = words {
+            // The seat was given away meanwhile: a person looks at us anew.
+            self.place = None;
+            self.tell(ApplicantEvent::Asked { words });
         }
         if self.answer_by().is_some_and(|by| by <= now)
             && let Some(host) = self.host.take()
@@ -399,7 +461,10 @@ impl Contact for Applicant {
         }
         let answer = self.answer_by().map(|at| (at, "an answer of the inviter"));
         let deadline = self.deadline.map(|at| (at, "the end of the call"));
-        [answer, deadline]
+        let host = self.host.as_ref();
+        let ask = host.and_then(|host| Some((host.ask_at?, "asking the inviter again")));
+        let words = host.and_then(|host| Some((host.words?.1, "the word that the seat is kept")));
+        [answer, deadline, ask, words]
             .into_iter()
             .flatten()
             .min_by_key(|(at, _)| *at)

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     bundle::Bundle,
     contact::{Closing, Contact, Outbox, resolve},
-    limits::{MAX_CONTACTS, MAX_LOBBY_LINKS, MAX_POST_FRAMES, MAX_TAKEN},
+    limits::{MAX_CONTACTS, MAX_LOBBY_LINKS, MAX_OFFERS_PER_CONTACT, MAX_POST_FRAMES, MAX_TAKEN},
     link::LinkId,
     message::{Invitation, check_envelope},
     peer_id::PeerId,
@@ -57,6 +57,8 @@ pub struct Receiver {
     contacts: Vec<(Did, PairKey)>,
     links: BTreeMap<LinkId, Link>,
     taken: VecDeque<Digest>,
+    /// Invitations shown, by number of the contact.
+    shown: BTreeMap<usize, usize>,
     out: Outbox<ReceiveEvent>,
 }
 
@@ -86,6 +88,7 @@ impl Receiver {
             contacts: known,
             links: BTreeMap::new(),
             taken: VecDeque::new(),
+            shown: BTreeMap::new(),
             out: Outbox::new(),
         };
         Ok((receiver, unknown))
@@ -151,6 +154,11 @@ impl Receiver {
         let from = self.contacts[contact].0.clone();
         let digest = offer_digest(text);
         if !self.taken.contains(&digest) {
+            if self.shown.get(&contact).copied().unwrap_or(0) >= MAX_OFFERS_PER_CONTACT {
+                let text =
+                    format!("a contact offers more than {MAX_OFFERS_PER_CONTACT} invitations");
+                return Err(Rejection::new(Code::Limit, "F9", text).about(from));
+            }
             let (bundle, invitation) = self
                 .open(&from, text, at)
                 .map_err(|r| r.about(from.clone()))?;
@@ -158,6 +166,7 @@ impl Receiver {
                 self.taken.pop_front();
             }
             self.taken.push_back(digest);
+            *self.shown.entry(contact).or_default() += 1;
             self.tell(ReceiveEvent::Offer {
                 from,
                 bundle: Box::new(bundle),

@@ -66,7 +66,9 @@ impl Host {
             let text = "somebody asks for another call";
             return Err(Rejection::new(Code::Call, "F6", text));
         }
-        if self.closed || at > self.call.subject.time.apply_by {
+        // Whoever has a seat and no invitation yet is known by its application only, and is served after the deadline too.
+        let over = self.closed || at > self.call.subject.time.apply_by;
+        if over && !self.owes_invitation() {
             self.decline(link, Code::Time, "nobody can apply any more", false);
             return Ok(());
         }
@@ -82,6 +84,11 @@ impl Host {
             state.state = LinkState::Reading(reveal);
         }
         Ok(())
+    }
+
+    fn owes_invitation(&self) -> bool {
+        let mut seats = self.seats.values();
+        seats.any(|seat| seat.place.is_some() && !seat.delivered)
     }
 
     /// An application: forged ones end the link, honest ones that cannot be granted are declined with a reason.
@@ -115,10 +122,19 @@ impl Host {
                 return Ok(());
             }
         };
-        let application = application.verify(&keys, at)?;
-        let card = match &application.card {
-            None => None,
-            Some(text) => Some(Box::new(own_card(text, &did, at)?)),
+        let verified = application.verify(&keys, at).and_then(|application| {
+            let card = application.card.as_deref();
+            let card = card.map(|text| own_card(text, &did, at)).transpose()?;
+            Ok((application, card.map(Box::new)))
+        });
+        let (application, card) = match verified {
+            Ok(verified) => verified,
+            // A clock that is wrong and a card that ran out are no malice.
+            Err(rejection) if rejection.code == Code::Time => {
+                self.decline(link, Code::Time, &rejection.detail, false);
+                return Ok(());
+            }
+            Err(rejection) => return Err(rejection),
         };
         if let Some((code, why, ban)) = self.obstacle(&did, at) {
             self.decline(link, code, why, ban);

@@ -20,8 +20,9 @@ use crate::{
     bundle::Bundle,
     contact::{Closing, Contact, Outbox, note},
     limits::{
-        DELIVERY_WAIT, LOBBY_FIND_WAIT, MAX_APPLICATIONS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS,
-        MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS, MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
+        DELIVERY_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT, MAX_APPLICATIONS, MAX_LOBBY_FRAMES,
+        MAX_LOBBY_LINKS, MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS,
+        MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
     },
     link::LinkId,
     message::{Call, CodeText, Invitation},
@@ -33,7 +34,7 @@ use quorate_identity::{
 };
 use rand_core::SeedableRng;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -194,21 +195,24 @@ impl Host {
         Ok(())
     }
 
-    /// Sends the closed invitation to everybody who has a seat, and declines everybody else. Refused if it does not replace
-    /// this call or leaves out somebody who was admitted.
+    /// Sends the closed invitation to everybody who has a seat, and declines everybody else. Refused if the lobby is over, or
+    /// if the invitation does not replace this call or names others than those who have a seat: somebody may have left since
+    /// it was made, and the lobby then goes on.
     pub fn seal(&mut self, bundle: &str, now: Instant) -> Result<(), Rejection> {
         let wrong = |what: &str| Err(Rejection::new(Code::Call, "F8", what));
+        if self.closed || self.sealed.is_some() {
+            return wrong("the lobby is closed already");
+        }
         let parsed = Unverified::<Invitation>::parse(&Bundle::parse(bundle)?.invitation)?;
         let invitation = &parsed.claims_unproven().subject;
         if invitation.supersedes != Some(self.call.digest()) {
             return wrong("the closed invitation does not replace this call");
         }
-        if !self
-            .admitted()
-            .iter()
-            .all(|did| invitation.pid_of(did).is_some())
-        {
-            return wrong("the closed invitation leaves out somebody who was admitted");
+        let listed = invitation.parties.iter().map(|party| &party.did);
+        let guests: BTreeSet<&Did> = listed.filter(|did| **did != self.call.issuer).collect();
+        let admitted = self.seats.values().filter(|seat| seat.place.is_some());
+        if guests != admitted.map(|seat| &seat.did).collect() {
+            return wrong("the closed invitation names others than those who have a seat");
         }
         self.sealed = Some(Sealed {
             text: bundle.trim().to_owned(),
@@ -359,9 +363,14 @@ impl Host {
     fn due(&self) -> impl Iterator<Item = (Instant, Due)> {
         let open = !self.closed && self.sealed.is_none();
         let links = self.links.iter();
-        let silent = links
-            .filter(|(_, link)| matches!(link.state, LinkState::Up))
-            .map(|(id, link)| (link.since + LOBBY_FIND_WAIT, Due::Silent(*id)));
+        let silent = links.filter_map(|(id, link)| {
+            let wait = match link.state {
+                LinkState::Up => LOBBY_FIND_WAIT,
+                LinkState::Reading(_) => LOBBY_READ_WAIT,
+                LinkState::Applied(_) | LinkState::Done => return None,
+            };
+            Some((link.since + wait, Due::Silent(*id)))
+        });
         let seats = self.seats.iter();
         let gone = seats.clone().filter_map(move |(id, seat)| {
             let gone = seat.gone.filter(|_| open)?;
@@ -379,7 +388,7 @@ impl Host {
 /// Something that time brings.
 #[derive(Clone, Copy, Debug)]
 enum Due {
-    /// A link that asked for nothing.
+    /// A link that asked for nothing, or over which nobody applied.
     Silent(LinkId),
     /// Somebody with a seat did not come back.
     Gone(ApplicantId),

@@ -4,9 +4,11 @@ mod contact;
 mod envelope;
 mod frames;
 mod invitations;
+mod links;
 mod records;
 mod sessions;
 mod setups;
+mod signatures;
 mod statements;
 mod texts;
 

@@ -275,7 +275,11 @@ impl Lobby<'_, '_> {
                 answer = answered(&mut self.asking) => self.on_answer(answer).await?,
                 event = self.events.recv() => match event {
                     None => return Err(Failure::new(Code::Internal, "the lobby ended")),
-                    Some(HostEvent::Full) => return self.seal().await,
+                    Some(HostEvent::Full) => {
+                        if let Some(invited) = self.seal().await? {
+                            return Ok(invited);
+                        }
+                    }
                     Some(HostEvent::Closed(rejection)) => return Err(Failure::from(rejection)
                         .hint("nobody lost anything; run the command again for a new ticket")),
                     Some(event) => self.on_event(event),
@@ -549,11 +553,15 @@ impl Lobby<'_, '_> {
         self.show_waiting();
     }
 
-    /// All seats are taken: the closed invitation names exactly these DIDs.
-    async fn seal(&mut self) -> Result<Invited, Failure> {
+    /// All seats are taken: the closed invitation names exactly these DIDs. `None` if somebody has left meanwhile.
+    async fn seal(&mut self) -> Result<Option<Invited>, Failure> {
         self.waiting.end();
         self.withdraw_question();
         let order = self.handle.admitted().await;
+        let seated = |g: &Guest| order.contains(&g.claim.did);
+        if self.guests.len() != order.len() || !self.guests.iter().all(seated) {
+            return Ok(None);
+        }
         self.guests
             .sort_by_key(|g| order.iter().position(|did| *did == g.claim.did));
         let mut parties: Vec<PartyDraft> = self.me.clone().into_iter().collect();
@@ -578,7 +586,11 @@ impl Lobby<'_, '_> {
         };
         // Whoever cancels has to find the parties again, also after a crash of this process.
         keep_issued(&self.user.home, &bundle, &invitation.digest().to_string())?;
-        self.handle.seal(&bundle).await?;
+        if let Err(rejection) = self.handle.seal(&bundle).await {
+            // The lobby's next event says who left, or that it is over.
+            tracing::info!(%rejection.detail, "not sealed");
+            return Ok(None);
+        }
         self.user.event(
             "invitation",
             &[
@@ -595,12 +607,12 @@ impl Lobby<'_, '_> {
             "closed",
             &format!("you, {}; nobody else can join", names.join(", ")),
         )]);
-        Ok(Invited {
+        Ok(Some(Invited {
             invitation,
             bundle,
             claims: self.guests.drain(..).map(|g| g.claim).collect(),
             delivery: None,
-        })
+        }))
     }
 
     fn withdraw_question(&mut self) {
