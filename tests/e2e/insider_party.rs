@@ -45,7 +45,7 @@ async fn main() {
             env: None,
         },
         program: ProgramFiles::read(Path::new(program), None).unwrap(),
-        python: python.into(),
+        python: Some(python.into()),
         private_args: vec![notes.clone()],
         working_folder: "/".into(),
         scope: Scope::Local,

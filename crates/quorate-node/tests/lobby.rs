@@ -62,6 +62,7 @@ fn call(key: &SigningKey, overlay: &[u8; 32], seats: u16) -> Verified<Call> {
             args: vec![],
             env: None,
         },
+        engine: quorate_session::message::Engine::Mpyc,
         mpyc: "0.11".into(),
         python: "3.10".into(),
         word: 64,

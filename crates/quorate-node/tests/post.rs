@@ -68,6 +68,7 @@ fn bundle(key: &SigningKey, others: &[Did]) -> Bundle {
             args: vec![],
             env: None,
         },
+        engine: quorate_session::message::Engine::Mpyc,
         mpyc: "0.11".into(),
         python: "3.10".into(),
         word: 64,

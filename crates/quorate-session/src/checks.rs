@@ -253,7 +253,7 @@ pub(crate) fn check_fingerprint(
 }
 
 /// C10: no controller stands behind more than `t` parties, unless the invitation allows it.
-pub(crate) fn check_controllers(invitation: &InvitationSubject) -> Result<(), Rejection> {
+pub fn check_controllers(invitation: &InvitationSubject) -> Result<(), Rejection> {
     if invitation.policy.same_controller == SameController::Allow {
         return Ok(());
     }

@@ -41,6 +41,7 @@ mod words;
 pub use address::overlay_address;
 pub use bundle::{Bundle, RendezvousSecret};
 pub use canceller::{CancelEvent, CancelSetup, Canceller};
+pub use checks::check_controllers;
 pub use contact::{Closing, Contact};
 pub use keys::Psk;
 pub use link::{Frame, LinkId, LinkKind, hello_tag};

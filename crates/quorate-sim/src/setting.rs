@@ -79,6 +79,7 @@ fn invitation(parties: u16, other: bool) -> Verified<Invitation> {
             args: Vec::new(),
             env: None,
         },
+        engine: quorate_session::message::Engine::Mpyc,
         mpyc: String::new(),
         python: "3.9".into(),
         word: 64,

@@ -10,7 +10,7 @@ use quorate_identity::{Code, Did, DidKeyResolver, Resolver, UnixTime, Unverified
 use quorate_node::{files::Contacts, program::check_user_args};
 use quorate_session::{
     Bundle, Invitation,
-    message::{Call, Mpc, Program},
+    message::{Call, Engine, Mpc, Program},
 };
 
 use crate::{failure::Failure, text};
@@ -59,12 +59,17 @@ fn verify(jws: &str) -> Result<Verified<Invitation>, Failure> {
         )
     })??;
     let invitation = unverified.verify(&keys, now())?;
-    check_args(&invitation.subject.program, &invitation.issuer)?;
+    let engine = invitation.subject.mpc.engine().unwrap_or_default();
+    check_args(&invitation.subject.program, engine, &invitation.issuer)?;
     Ok(invitation)
 }
 
-/// Public arguments that would override the signed terms are a trick of whoever signed them.
-pub fn check_args(program: &Program, by: &Did) -> Result<(), Failure> {
+/// Public arguments that would override the signed terms are a trick of whoever signed them. Other
+/// engines than MPyC know nothing of its options.
+pub fn check_args(program: &Program, engine: Engine, by: &Did) -> Result<(), Failure> {
+    if engine != Engine::Mpyc {
+        return Ok(());
+    }
     check_user_args(&program.args).map_err(|refusal| {
         Failure::new(
             Code::Threshold,
@@ -256,10 +261,10 @@ pub fn program_lines(program: &Program, mpc: &Mpc) -> Vec<String> {
     let mut lines = vec![text::row(
         "program",
         &format!(
-            "{}  {}   MPyC {}",
+            "{}  {}   {}",
             text::foreign(&program.entry),
             short(&program.manifest.to_string()),
-            mpc.version
+            engine(mpc)
         ),
     )];
     // Every argument on a line of its own, and whole: nothing can hide behind another one.
@@ -275,6 +280,14 @@ pub fn program_lines(program: &Program, mpc: &Mpc) -> Vec<String> {
 /// The threshold and what it means.
 pub fn threshold_line(t: u16) -> String {
     format!("threshold {t}: {}", meaning_of_threshold(t))
+}
+
+/// What runs the program.
+fn engine(mpc: &Mpc) -> String {
+    match mpc.engine() {
+        Some(Engine::Exec) => "started as it is (engine exec)".into(),
+        _ => format!("MPyC {}", mpc.version),
+    }
 }
 
 fn meaning_of_threshold(t: u16) -> String {

@@ -87,7 +87,7 @@ impl Report {
             self.elapsed_ms = Some(*elapsed_ms);
             self.bytes_sent = Some(*bytes_sent);
         }
-        self.ran |= matches!(event, PartyEvent::Program { .. });
+        self.ran |= matches!(event, PartyEvent::Program { state, .. } if state != "held");
         self.sealed |= matches!(event, PartyEvent::Roster { .. });
         if self.json {
             let mut value =
@@ -245,6 +245,9 @@ impl Report {
                         links.join("   ")
                     ),
                 )
+            }
+            PartyEvent::Program { state, .. } if state == "held" => {
+                text::row("ready", "everybody is; the program starts when you say so")
             }
             PartyEvent::Program { state, run } if state == "started" && *run > 1 => {
                 text::row("running", &format!("{} · run {run}", self.program))

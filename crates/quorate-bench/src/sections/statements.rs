@@ -215,6 +215,7 @@ fn invitation(parties: u16) -> Outcome<Verified<quorate_session::Invitation>> {
             args: vec!["8".into()],
             env: None,
         },
+        engine: quorate_session::message::Engine::Mpyc,
         mpyc: "0.11".into(),
         python: "3.10".into(),
         word: 64,

@@ -27,6 +27,7 @@
 //! events in a queue of [`EVENT_QUEUE`].
 
 use std::io;
+use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,11 +35,13 @@ use std::time::Duration;
 
 use quorate_identity::Code;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 
+mod loopback;
 mod splice;
 
+pub use loopback::{Loopback, Places, REFUSAL_PAUSE, of_program};
 pub use splice::COPY_BUFFER;
 use splice::splice;
 
@@ -154,6 +157,9 @@ pub enum Refusal {
     /// Our own program ended before it dialled.
     #[error("the program ended before it connected to party {0}")]
     ProgramEnded(u16),
+    /// Our own program does not listen.
+    #[error("the program on this machine does not listen for party {0}")]
+    ProgramSilent(u16),
     /// The peer's guard could not be reached in time.
     #[error("party {0} could not be reached inside the mesh")]
     NotReached(u16),
@@ -169,7 +175,9 @@ impl Refusal {
             Self::Spoof { .. } => Code::PidSpoof,
             Self::NoSuchParty(_) | Self::WrongWay(_) | Self::Again(_) => Code::Peer,
             Self::Silent(_) | Self::NotReached(_) => Code::PartyLeft,
-            Self::OwnProgram(_) | Self::ProgramEnded(_) => Code::ProgramFailed,
+            Self::OwnProgram(_) | Self::ProgramEnded(_) | Self::ProgramSilent(_) => {
+                Code::ProgramFailed
+            }
             Self::Closed => Code::Cancelled,
         }
     }
@@ -268,6 +276,73 @@ impl Attach {
         self.report(peer, result).await
     }
 
+    /// Carry a stream that party `peer` opened to us on to a program that listens at `dial`, which
+    /// is tried until [`OPEN_WAIT`]. For engines that dial either way and give no number: that the
+    /// stream is party `peer`'s is known from the tunnel. Ends with the link.
+    pub async fn carry_in<S>(
+        &self,
+        peer: u16,
+        stream: S,
+        dial: SocketAddrV4,
+    ) -> Result<LinkCount, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let result = match self.take(peer, peer != self.0.me) {
+            Ok((link, _)) => {
+                let carried = async {
+                    let open = keep_trying(|| TcpStream::connect(dial));
+                    let open = tokio::time::timeout(OPEN_WAIT, open).await;
+                    let program = open.map_err(|_| Refusal::ProgramSilent(peer))?;
+                    Ok(self.carry(peer, link, program, stream).await)
+                };
+                self.until_closed(carried).await
+            }
+            Err(why) => Err(why),
+        };
+        self.report(peer, result).await
+    }
+
+    /// Carry a connection that our program opened for party `peer` on a stream opened with `connect`.
+    /// The counterpart of [`Attach::carry_in`].
+    pub async fn carry_out<S, C, F>(
+        &self,
+        peer: u16,
+        program: TcpStream,
+        connect: C,
+    ) -> Result<LinkCount, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        C: FnMut() -> F,
+        F: Future<Output = io::Result<S>>,
+    {
+        let result = match self.take(peer, peer != self.0.me) {
+            Ok((link, _)) => {
+                let carried = async {
+                    let open = tokio::time::timeout(OPEN_WAIT, keep_trying(connect)).await;
+                    let stream = open.map_err(|_| Refusal::NotReached(peer))?;
+                    Ok(self.carry(peer, link, program, stream).await)
+                };
+                self.until_closed(carried).await
+            }
+            Err(why) => Err(why),
+        };
+        self.report(peer, result).await
+    }
+
+    async fn carry<S>(&self, peer: u16, link: &Link, mut program: TcpStream, stream: S) -> Ended
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        program.set_nodelay(true).ok();
+        self.tell(GuardEvent::Connected { peer }).await;
+        let lost = splice(program.split(), stream, &link.tx, &link.rx)
+            .await
+            .is_err();
+        let count = link.count(peer);
+        Ended { count, lost }
+    }
+
     /// Let our own program give any number. No other party relies on that check, its own guard does
     /// it again; tests play a cheating party with it.
     pub fn trust_own_program(&self) {
@@ -345,7 +420,9 @@ impl Attach {
         if end.write_all(&number).await.is_ok() {
             link.rx.fetch_add(2, Ordering::Relaxed);
         }
-        let lost = splice(&mut end, stream, &link.tx, &link.rx).await.is_err();
+        let lost = splice(end.split(), stream, &link.tx, &link.rx)
+            .await
+            .is_err();
         Ok(Ended {
             count: link.count(peer),
             lost,
@@ -379,7 +456,9 @@ impl Attach {
         let lost = match stream.write_all(&number).await {
             Ok(()) => {
                 link.tx.fetch_add(2, Ordering::Relaxed);
-                splice(&mut end, stream, &link.tx, &link.rx).await.is_err()
+                splice(end.split(), stream, &link.tx, &link.rx)
+                    .await
+                    .is_err()
             }
             Err(_) => true,
         };

@@ -11,22 +11,23 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
 
 /// The size of each copy buffer; one per direction and link.
 pub const COPY_BUFFER: usize = 64 * 1024;
 
 /// Carry both directions until both have ended. `Err` is a failure of the tunnel stream.
-pub(super) async fn splice<S>(
-    program: &mut UnixStream,
+pub(super) async fn splice<R, W, S>(
+    program: (R, W),
     tunnel: S,
     tx: &AtomicU64,
     rx: &AtomicU64,
 ) -> io::Result<()>
 where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (program_read, program_write) = program.split();
+    let (program_read, program_write) = program;
     let (tunnel_read, tunnel_write) = tokio::io::split(tunnel);
     tokio::try_join!(
         to_tunnel(program_read, tunnel_write, tx),

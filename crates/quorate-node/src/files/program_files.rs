@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -143,6 +144,19 @@ impl ProgramFiles {
             write_atomic(&path, content)?;
         }
         Ok(target.join(&self.entry))
+    }
+}
+
+impl ProgramFiles {
+    /// The same for a program that is not run by an interpreter of ours: its files may be executed.
+    pub fn copy_executable_to(&self, target: &Path) -> Result<PathBuf, Fault> {
+        let entry = self.copy_to(target)?;
+        for (name, _) in &self.files {
+            let path = target.join(name);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+                .map_err(|e| disk(&path, "cannot be made executable", &e))?;
+        }
+        Ok(entry)
     }
 }
 

@@ -54,6 +54,9 @@ pub struct SessionMemory {
     pub threshold: u16,
     /// How the program was named: `mpyc:secretsanta`, or a path on this machine.
     pub program: String,
+    /// With the engine `exec`, the file in it that is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<String>,
     /// Its public arguments.
     pub args: Vec<String>,
     /// How long the others had to join, in seconds.
@@ -99,6 +102,7 @@ impl SessionMemory {
             parties,
             threshold,
             program,
+            executable: None,
             args,
             expires_seconds,
             private_args,

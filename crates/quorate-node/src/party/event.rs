@@ -54,7 +54,7 @@ pub enum PartyEvent {
     },
     /// The program runs.
     Program {
-        /// `started`, `connected`.
+        /// `held` (everybody else is ready, the start is this user's), `started`, `connected`.
         state: String,
         /// Which run under this invitation it is here, from 1.
         run: u32,

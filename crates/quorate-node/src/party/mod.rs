@@ -20,7 +20,7 @@ mod program;
 
 use std::{path::PathBuf, sync::Arc};
 
-use quorate_identity::{SigningKey, Verified};
+use quorate_identity::{SigningKey, UnixTime, Verified};
 use quorate_session::{Fingerprint, Invitation, Outcome, RendezvousSecret};
 use tokio::sync::{mpsc, watch};
 
@@ -71,8 +71,8 @@ pub struct PartyConfig {
     pub fingerprint: Fingerprint,
     /// The program, as hashed.
     pub program: ProgramFiles,
-    /// The Python that runs it.
-    pub python: PathBuf,
+    /// The Python that runs it, if its engine is MPyC.
+    pub python: Option<PathBuf>,
     /// Private arguments, after the public ones.
     pub private_args: Vec<String>,
     /// Working folder of the program when it has none of its own.
@@ -103,6 +103,20 @@ pub struct PartyConfig {
 pub struct Execution {
     /// What the program may use of this machine.
     pub confinement: Confinement,
+    /// When it may start.
+    pub start: Start,
+}
+
+/// When a party lets the program start, once everybody is ready. It withholds its own ready until then.
+#[derive(Debug, Clone, Default)]
+pub enum Start {
+    /// At once.
+    #[default]
+    WhenFull,
+    /// Not before this time.
+    At(UnixTime),
+    /// When this becomes true.
+    Ask(watch::Receiver<bool>),
 }
 
 /// How the user wants it to end.

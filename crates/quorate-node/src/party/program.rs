@@ -1,8 +1,16 @@
 //! The program of one run, with the guard in front of its links.
 
-use std::sync::Arc;
+use std::{
+    net::SocketAddrV4,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use quorate_session::{MeshPlan, message::Mpc};
+use quorate_identity::Code;
+use quorate_session::{
+    MeshPlan,
+    message::{Engine, Mpc},
+};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -11,10 +19,10 @@ use tokio::{
 use super::{PartyConfig, SharedMesh};
 use crate::{
     Fault,
-    attach::{Attach, ChildFds, GuardEvent},
-    files::{Home, RunFolder},
+    attach::{Attach, ChildFds, GuardEvent, Loopback, of_program},
+    files::{Home, RunFolder, write_atomic},
     program::{
-        check_user_args,
+        ExecSpec, Told, check_user_args,
         supervisor::{Program, ProgramEvent, ProgramSpec, Supervisor},
     },
 };
@@ -22,7 +30,7 @@ use crate::{
 /// The guard: it listens before anybody is told that this party is ready.
 pub(super) struct Guard {
     attach: Attach,
-    links: Option<ChildFds>,
+    links: Option<Links>,
     pub events: mpsc::Receiver<GuardEvent>,
     tasks: JoinSet<()>,
     mesh: SharedMesh,
@@ -31,20 +39,35 @@ pub(super) struct Guard {
     parties: u16,
 }
 
+/// How the program will reach the guard.
+enum Links {
+    /// By sockets that it inherits.
+    Inherited(ChildFds),
+    /// By ports on loopback.
+    Loopback(Loopback),
+}
+
 impl Guard {
     /// Listens on the program's port inside the tunnel.
-    pub fn listen(mesh: &SharedMesh, plan: &MeshPlan) -> Result<Self, Fault> {
+    pub fn listen(mesh: &SharedMesh, plan: &MeshPlan, engine: Engine) -> Result<Self, Fault> {
         let me = plan.me.0;
         let parties = u16::try_from(plan.peers.len() + 1).unwrap_or(u16::MAX);
-        let (attach, links, events) = Attach::prepare(me, parties).map_err(|e| {
-            Fault::new(
-                quorate_identity::Code::Port,
-                format!("no links for the program could be made: {e}"),
-            )
-        })?;
+        let no_links = |e: std::io::Error| {
+            let why = format!("no links for the program could be made: {e}");
+            Fault::new(Code::Port, why)
+        };
+        let (attach, inherited, events) = Attach::prepare(me, parties).map_err(no_links)?;
+        let links = match engine {
+            Engine::Mpyc => Links::Inherited(inherited),
+            Engine::Exec => Links::Loopback(Loopback::open(me, parties).map_err(no_links)?),
+        };
+        let dial = match &links {
+            Links::Inherited(_) => None,
+            Links::Loopback(loopback) => Some(loopback.places().listen()),
+        };
         let mut tasks = JoinSet::new();
         let listener = mesh.listener(plan.port);
-        tasks.spawn(accept(listener, attach.clone()));
+        tasks.spawn(accept(listener, attach.clone(), dial));
         Ok(Self {
             attach,
             links: Some(links),
@@ -72,6 +95,24 @@ impl Guard {
         }
     }
 
+    /// Carries what the program sends on its loopback ports, once its process group is known.
+    fn carry_loopback(&mut self, loopback: Loopback, group: u32) {
+        for (peer, listener) in loopback.into_listeners() {
+            let (attach, mesh, port) = (self.attach.clone(), Arc::clone(&self.mesh), self.port);
+            self.tasks.spawn(async move {
+                let Ok(program) = of_program(&listener, group).await else {
+                    tracing::error!(peer, "a loopback listener failed");
+                    return;
+                };
+                let connect = || {
+                    let mesh = Arc::clone(&mesh);
+                    async move { mesh.connect(peer, port).await }
+                };
+                let _ = attach.carry_out(peer, program, connect).await;
+            });
+        }
+    }
+
     /// Starts the program on the links.
     pub async fn start_program(
         &mut self,
@@ -79,29 +120,53 @@ impl Guard {
         folder: &RunFolder,
         threshold: u16,
     ) -> Result<(Supervisor, mpsc::Receiver<ProgramEvent>), Fault> {
-        let internal = |why: &str| Fault::new(quorate_identity::Code::Internal, why);
-        let links = self
-            .links
-            .take()
-            .ok_or_else(|| internal("the program was started twice on one mesh"))?;
-        let args: Vec<String> = public_args(config)
-            .chain(&config.private_args)
-            .cloned()
-            .collect();
-        check_user_args(&args).map_err(|e| Fault::new(e.code(), e.to_string()).hint(e.hint()))?;
+        let links = self.links.take().ok_or_else(|| {
+            Fault::new(Code::Internal, "the program was started twice on one mesh")
+        })?;
         let copy = folder.path().join("program");
         Home::ensure(&copy)?;
-        let entry = config.program.copy_to(&copy)?;
+        match links {
+            Links::Inherited(links) => self.start_mpyc(config, &copy, threshold, links).await,
+            Links::Loopback(loopback) => {
+                let session = folder.path().join("session");
+                Home::ensure(&session)?;
+                let told = Told {
+                    places: loopback.places(),
+                    threshold,
+                    session_dir: &session,
+                };
+                let spec = exec_spec(config, &copy, &told)?;
+                let started = Supervisor::start_exec(spec).await.map_err(|e| {
+                    Fault::new(Code::Engine, e.to_string())
+                        .hint("the program's first file has to be executable here: a binary for this machine, or a script whose first line names its interpreter")
+                })?;
+                self.carry_loopback(loopback, started.0.pid());
+                Ok(started)
+            }
+        }
+    }
+
+    async fn start_mpyc(
+        &mut self,
+        config: &PartyConfig,
+        copy: &Path,
+        threshold: u16,
+        links: ChildFds,
+    ) -> Result<(Supervisor, mpsc::Receiver<ProgramEvent>), Fault> {
+        let args: Vec<String> = all_args(config).cloned().collect();
+        check_user_args(&args).map_err(|e| Fault::new(e.code(), e.to_string()).hint(e.hint()))?;
+        let python = config.python.clone().ok_or_else(|| {
+            Fault::new(
+                Code::Internal,
+                "a program for MPyC without a Python to run it",
+            )
+        })?;
         let spec = ProgramSpec {
-            python: config.python.clone(),
-            program: Program::File(entry),
+            python,
+            program: Program::File(config.program.copy_to(copy)?),
             options: agreed_options(&config.invitation.subject.mpc),
             args,
-            cwd: config
-                .program
-                .folder()
-                .unwrap_or(&config.working_folder)
-                .to_owned(),
+            cwd: working_folder(config),
             me: self.me,
             parties: self.parties,
             threshold,
@@ -119,6 +184,11 @@ impl Guard {
             .map_err(|e| Fault::new(e.code(), e.to_string()))
     }
 
+    /// Bytes that the program sent to all parties so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.attach.counters().iter().map(|count| count.tx).sum()
+    }
+
     /// Ends all links and waits for their tasks.
     pub async fn stop(mut self) {
         self.attach.close();
@@ -126,8 +196,29 @@ impl Guard {
     }
 }
 
-fn public_args(config: &PartyConfig) -> std::slice::Iter<'_, String> {
-    config.invitation.subject.program.args.iter()
+/// Public arguments first, then the private ones.
+fn all_args(config: &PartyConfig) -> impl Iterator<Item = &String> {
+    let public = &config.invitation.subject.program.args;
+    public.iter().chain(&config.private_args)
+}
+
+fn working_folder(config: &PartyConfig) -> PathBuf {
+    let own = config.program.folder().unwrap_or(&config.working_folder);
+    own.to_owned()
+}
+
+/// The program as it is started with the engine `exec`, its hosts file written.
+fn exec_spec(config: &PartyConfig, copy: &Path, told: &Told<'_>) -> Result<ExecSpec, Fault> {
+    write_atomic(&told.hosts_file(), told.peers().as_bytes())?;
+    Ok(ExecSpec {
+        file: config.program.copy_executable_to(copy)?,
+        args: all_args(config).map(|arg| told.expand(arg)).collect(),
+        environment: told.environment(),
+        cwd: working_folder(config),
+        confinement: config.execution.confinement,
+        stdout: (config.stdout)(),
+        stderr: (config.stderr)(),
+    })
 }
 
 /// What the signed terms say about MPyC's protocol, as its options.
@@ -144,14 +235,22 @@ fn agreed_options(mpc: &Mpc) -> Vec<String> {
     .collect()
 }
 
-async fn accept(mut listener: crate::netstack::Listener, attach: Attach) {
+/// `dial` is where the program listens, if it does not inherit its links.
+async fn accept(
+    mut listener: crate::netstack::Listener,
+    attach: Attach,
+    dial: Option<SocketAddrV4>,
+) {
     let mut streams: JoinSet<()> = JoinSet::new();
     while let Ok((stream, peer)) = listener.accept().await {
         while streams.try_join_next().is_some() {}
         let attach = attach.clone();
         let _: AbortHandle = streams.spawn(async move {
             // Refusals and ends come as guard events.
-            let _ = attach.run_inbound(peer, stream).await;
+            let _ = match dial {
+                None => attach.run_inbound(peer, stream).await,
+                Some(dial) => attach.carry_in(peer, stream, dial).await,
+            };
         });
     }
 }

@@ -33,7 +33,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use rustix::thread::UnshareFlags;
 
 /// The least memory that a limit can leave, in bytes: Python and MPyC do not start with less.
@@ -102,21 +102,27 @@ pub fn probe() -> io::Result<()> {
 
 /// Lets `command` start its program confined; if that is impossible, `spawn` fails.
 pub(super) fn confine(command: &mut Command, confinement: Confinement) {
-    apply(command, confinement, Then::Start);
+    if confinement != Confinement::default() {
+        apply(command, confinement, Then::Start);
+    }
+}
+
+/// The same for a program that has no launcher to tie its life to ours: the kernel kills it when
+/// the thread that started it ends, as it does with this process.
+pub(super) fn confine_with_life(command: &mut Command, confinement: Confinement) {
+    apply(command, confinement, Then::StartTied);
 }
 
 /// What the child does when it is confined.
 #[derive(Clone, Copy)]
 enum Then {
     Start,
+    StartTied,
     Stop,
 }
 
 #[allow(unsafe_code)] // the one place; there is no safe way to act between fork and exec
 fn apply(command: &mut Command, confinement: Confinement, then: Then) {
-    if confinement == Confinement::default() {
-        return;
-    }
     let maps = Maps::identity();
     let inside = move || -> io::Result<()> {
         if let Some(bytes) = confinement.memory {
@@ -127,6 +133,15 @@ fn apply(command: &mut Command, confinement: Confinement, then: Then) {
         }
         match then {
             Then::Start => Ok(()),
+            Then::StartTied => {
+                let no_core = Rlimit {
+                    current: Some(0),
+                    maximum: Some(0),
+                };
+                rustix::process::setrlimit(Resource::Core, no_core)?;
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                Ok(())
+            }
             Then::Stop => Err(PROBED.into()),
         }
     };

@@ -37,7 +37,7 @@ use tokio::io::AsyncWrite;
 use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::confine::{Confinement, confine};
+use super::confine::{Confinement, confine, confine_with_life};
 use super::handover::{FIRST_STAGE, Handover, Plan};
 use super::output::{LogLine, pass_on};
 use crate::attach::ChildFds;
@@ -120,6 +120,24 @@ pub struct ProgramSpec {
     pub threshold: u16,
     /// The program's links, from `Attach::prepare`.
     pub links: ChildFds,
+    /// What it may use of this machine.
+    pub confinement: Confinement,
+    /// Where its standard output goes.
+    pub stdout: Sink,
+    /// Where its standard error goes.
+    pub stderr: Sink,
+}
+
+/// Everything that a start needs with the engine `exec`.
+pub struct ExecSpec {
+    /// The executable file.
+    pub file: PathBuf,
+    /// Its arguments, placeholders replaced.
+    pub args: Vec<String>,
+    /// The variables it gets besides [`PASSED_ENVIRONMENT`].
+    pub environment: Vec<(&'static str, OsString)>,
+    /// Its working folder.
+    pub cwd: PathBuf,
     /// What it may use of this machine.
     pub confinement: Confinement,
     /// Where its standard output goes.
@@ -237,7 +255,33 @@ impl Supervisor {
             .env(PROGRAM_MARK, &name)
             .process_group(0);
         confine(&mut command, confinement);
+        let sinks = (spec.stdout, spec.stderr);
+        Self::launch(command, Some(handover), python, sinks).await
+    }
 
+    /// Start a program of the engine `exec`. Needs a tokio runtime, as [`Supervisor::start`] does.
+    pub async fn start_exec(
+        spec: ExecSpec,
+    ) -> Result<(Self, mpsc::Receiver<ProgramEvent>), StartError> {
+        let mut command = Command::new(&spec.file);
+        command
+            .args(spec.args)
+            .current_dir(spec.cwd)
+            .stdin(Stdio::null())
+            .env_clear()
+            .envs(scrubbed(std::env::vars_os()))
+            .envs(spec.environment)
+            .process_group(0);
+        confine_with_life(&mut command, spec.confinement);
+        Self::launch(command, None, spec.file, (spec.stdout, spec.stderr)).await
+    }
+
+    async fn launch(
+        command: Command,
+        handover: Option<Handover>,
+        program: PathBuf,
+        sinks: (Sink, Sink),
+    ) -> Result<(Self, mpsc::Receiver<ProgramEvent>), StartError> {
         let group = Arc::new(Group::default());
         let (started, starting) = oneshot::channel();
         let (ended, ending) = oneshot::channel();
@@ -250,7 +294,7 @@ impl Supervisor {
         };
         std::thread::Builder::new()
             .name("program".into())
-            .spawn(move || keeper.run(python))
+            .spawn(move || keeper.run(program))
             .map_err(StartError::Handover)?;
         // Both channels live in the thread just started; without it there is no program.
         let lost = |_| StartError::Handover(io::Error::other("the starting thread ended"));
@@ -264,7 +308,7 @@ impl Supervisor {
         let output = Output {
             stdout: ChildStdout::from_std(stdout).map_err(StartError::Handover)?,
             stderr: ChildStderr::from_std(stderr).map_err(StartError::Handover)?,
-            sinks: (spec.stdout, spec.stderr),
+            sinks,
         };
         tokio::spawn(watch_over(output, ending, events, done));
         Ok((Self { group, ended, pid }, receiver))
@@ -322,7 +366,8 @@ impl Group {
 /// The thread that starts one program and waits for it.
 struct Keeper {
     command: Command,
-    handover: Handover,
+    /// What a launcher is given; without one the program is started as it is.
+    handover: Option<Handover>,
     group: Arc<Group>,
     started: oneshot::Sender<Result<Started, StartError>>,
     ended: oneshot::Sender<io::Result<ExitStatus>>,
@@ -336,7 +381,11 @@ struct Started {
 
 impl Keeper {
     fn run(mut self, python: PathBuf) {
-        let (control, mut child) = match spawn(&mut self.command) {
+        let spawned = match self.handover {
+            Some(_) => spawn(&mut self.command).map(|(control, child)| (Some(control), child)),
+            None => spawn_alone(&mut self.command).map(|child| (None, child)),
+        };
+        let (control, mut child) = match spawned {
             Ok(started) => started,
             Err(source) => {
                 self.started
@@ -347,7 +396,10 @@ impl Keeper {
         };
         let pid = Pid::from_child(&child);
         self.group.set(Some(pid));
-        let handed = self.handover.send(&control);
+        let handed = match (self.handover, &control) {
+            (Some(handover), Some(control)) => handover.send(control),
+            _ => Ok(()),
+        };
         let started = match (handed, child.stdout.take(), child.stderr.take()) {
             (Ok(()), Some(stdout), Some(stderr)) => Ok(Started {
                 pid: child.id(),
@@ -380,6 +432,15 @@ fn spawn(command: &mut Command) -> io::Result<(UnixStream, Child)> {
     // `command` keeps its copy of the program's end; without it the end of the program shows.
     command.stdin(Stdio::null());
     Ok((control, child))
+}
+
+/// Start a program that nothing is handed to.
+fn spawn_alone(command: &mut Command) -> io::Result<Child> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
 }
 
 /// Wait for the leader, kill the rest of its group, then reap the leader.

@@ -10,7 +10,7 @@
 //!
 //! Source: VC Data Model 2.0 (the envelope, in `quorate-identity`); protocol section 3.
 
-use super::{check_text, check_version};
+use super::{Engine, check_text, check_version};
 use crate::{
     bundle::RendezvousSecret,
     limits::{
@@ -75,7 +75,7 @@ pub struct InvitedParty {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Mpc {
-    /// `mpyc`.
+    /// `mpyc` or `exec`.
     pub engine: String,
     /// Version every party must have; empty if only equality between the parties counts.
     pub version: String,
@@ -259,8 +259,9 @@ impl InvitationSubject {
 
 /// The computation's parameters, of an invitation or a call.
 pub(super) fn check_mpc(mpc: &Mpc, policy: &Policy) -> Result<(), Rejection> {
+    mpc.check_engine()?;
     let Mpc {
-        engine,
+        engine: _,
         version,
         m,
         t,
@@ -270,13 +271,6 @@ pub(super) fn check_mpc(mpc: &Mpc, policy: &Policy) -> Result<(), Rejection> {
         word,
         python,
     } = mpc;
-    if engine != "mpyc" {
-        return Err(Rejection::new(
-            Code::Version,
-            "S3",
-            "the only engine of this version is mpyc",
-        ));
-    }
     if version.len() > MAX_VERSION_BYTES || python.len() > MAX_VERSION_BYTES {
         return Err(limit("a version is too long".into()));
     }
@@ -460,6 +454,8 @@ pub struct InvitationDraft {
     pub prss: Option<bool>,
     /// The program.
     pub program: Program,
+    /// What runs it.
+    pub engine: Engine,
     /// MPyC version; empty to only require equality.
     pub mpyc: String,
     /// Oldest Python tried; informative.
@@ -499,10 +495,10 @@ impl InvitationDraft {
         check_threshold(m, t, self.zero_threshold)?;
         let prss = self
             .prss
-            .unwrap_or_else(|| prss_keys(m, t) <= MAX_PRSS_KEYS);
+            .unwrap_or_else(|| self.engine == Engine::Mpyc && prss_keys(m, t) <= MAX_PRSS_KEYS);
         Ok(Terms {
             mpc: Mpc {
-                engine: "mpyc".into(),
+                engine: self.engine.as_str().into(),
                 version: self.mpyc.clone(),
                 m,
                 t,

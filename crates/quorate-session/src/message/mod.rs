@@ -26,6 +26,7 @@ mod call;
 mod cancel;
 mod card;
 mod confirm;
+mod engine;
 mod hello;
 mod invitation;
 mod join;
@@ -40,6 +41,7 @@ pub use call::{Call, CallDraft, CallSubject, CallTimes, check_closed, close};
 pub use cancel::Cancel;
 pub use card::{Card, CardSubject, card, verify_card};
 pub use confirm::Confirm;
+pub use engine::Engine;
 pub use hello::Hello;
 pub(crate) use invitation::check_envelope;
 pub use invitation::{

@@ -383,6 +383,10 @@ impl Session {
             let text = format!("no tunnel to {}", self.names(&unheard));
             return self.fail(Code::NoPath, unheard.first().copied(), &text, true, now);
         }
+        if self.start_held {
+            let text = "it was not started in time";
+            return self.fail(Code::Time, Some(self.me), text, true, now);
+        }
         let late: Vec<Pid> = self.pids().filter(|pid| !mesh.is_ready(*pid)).collect();
         let text = format!("{} was not ready in time", self.names(&late));
         self.fail(Code::Missing, late.first().copied(), &text, true, now);

@@ -87,6 +87,7 @@ impl Session {
             },
             clock: (at, now),
             resync_at: None,
+            start_held: false,
             news: BTreeSet::new(),
             news_at: None,
             events: VecDeque::new(),

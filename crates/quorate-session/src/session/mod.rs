@@ -86,6 +86,8 @@ pub struct Session {
     deadlines: Deadlines,
     clock: (UnixTime, Instant),
     resync_at: Option<Instant>,
+    /// The user has not said yet that the program may start.
+    start_held: bool,
     /// New statements of others, and when they are announced.
     news: BTreeSet<Digest>,
     news_at: Option<Instant>,

@@ -24,6 +24,8 @@ use std::{
 
 /// The mesh of the current roster and what runs on it.
 pub(super) struct Mesh {
+    /// Data was exchanged with everybody inside the tunnel, and the guard listens.
+    works: bool,
     /// Our own ready, once the mesh works.
     ready: Option<Arc<str>>,
     readies: BTreeSet<Pid>,
@@ -77,6 +79,7 @@ pub(super) enum Program {
 impl Mesh {
     pub fn new(now: Instant) -> Self {
         Self {
+            works: false,
             ready: None,
             readies: BTreeSet::new(),
             contacts: BTreeMap::new(),
@@ -90,9 +93,9 @@ impl Mesh {
     }
 
     pub fn state(&self) -> State {
-        match (&self.program, &self.ready) {
-            (Program::Waiting, None) => State::Keyed,
-            (Program::Waiting, Some(_)) => State::Ready,
+        match (&self.program, self.works) {
+            (Program::Waiting, false) => State::Keyed,
+            (Program::Waiting, true) => State::Ready,
             (Program::Running { .. }, _) => State::Running,
             (Program::Ended, _) => State::Closing,
         }
@@ -110,6 +113,12 @@ impl Mesh {
 
     pub fn is_ready(&self, pid: Pid) -> bool {
         self.readies.contains(&pid)
+    }
+
+    /// Whether the ready of `pid` is the only one that is missing.
+    pub fn lacks_only(&self, pid: Pid, all: impl Iterator<Item = Pid>) -> bool {
+        matches!(self.program, Program::Waiting)
+            && all.filter(|p| !self.is_ready(*p)).eq(std::iter::once(pid))
     }
 
     pub fn is_ended(&self) -> bool {
@@ -158,14 +167,50 @@ impl Session {
         let Stage::Meshed(agreement, mesh) = &mut self.stage else {
             return;
         };
-        if agreement.roster.digest() != roster || mesh.ready.is_some() {
+        if agreement.roster.digest() != roster {
+            return;
+        }
+        mesh.works = true;
+        self.give_ready(at);
+        self.settle(now);
+    }
+
+    /// Withholds this party's ready until [`Session::release_start`]: nobody's program starts before. What was given
+    /// already stays given.
+    pub fn hold_start(&mut self) {
+        self.start_held = true;
+    }
+
+    /// The program may start, now and after every further roster.
+    pub fn release_start(&mut self, at: UnixTime, now: Instant) {
+        self.set_clock(at, now);
+        self.start_held = false;
+        self.give_ready(at);
+        self.settle(now);
+    }
+
+    /// Whether everybody else is ready and only our own held start is awaited.
+    pub fn awaits_release(&self) -> bool {
+        self.start_held
+            && match &self.stage {
+                Stage::Meshed(_, mesh) => mesh.works && mesh.lacks_only(self.me, self.pids()),
+                _ => false,
+            }
+    }
+
+    /// Signs our ready and sends it, once the mesh works and the start is not held.
+    fn give_ready(&mut self, at: UnixTime) {
+        let Stage::Meshed(agreement, mesh) = &mut self.stage else {
+            return;
+        };
+        if !mesh.works || self.start_held || mesh.ready.is_some() {
             return;
         }
         let ready = Ready {
             v: PROTOCOL_VERSION,
             iss: self.key.did(),
             inv: self.inv,
-            roster,
+            roster: agreement.roster.digest(),
             iat: at,
         };
         match sign(ready, &self.key) {
@@ -178,7 +223,6 @@ impl Session {
             }
             Err(rejection) => self.alarm(&format!("our own ready is refused: {rejection}")),
         }
-        self.settle(now);
     }
 
     /// The program's supervisor reports.

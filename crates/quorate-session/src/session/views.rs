@@ -163,7 +163,11 @@ impl Session {
             (Stage::Joining, Phase::Linked) => Some("join"),
             (Stage::Confirming(_), Phase::Joined) => Some("confirm"),
             (Stage::Confirming(_), Phase::Confirmed) => Some("key share"),
-            (Stage::Meshed(..), Phase::Keyed | Phase::Confirmed) => Some("tunnel"),
+            (Stage::Meshed(_, mesh), Phase::Keyed | Phase::Confirmed) => {
+                // Its tunnel works and everybody else is ready: the start is in its hands.
+                let start = mesh.was_heard(pid) && mesh.lacks_only(pid, self.pids());
+                Some(if start { "start" } else { "tunnel" })
+            }
             (Stage::Closing(_) | Stage::Settling(_), phase) if *phase != Phase::Receipt => {
                 Some("receipt")
             }

@@ -75,6 +75,7 @@ pub fn draft(m: usize) -> InvitationDraft {
             args: vec!["--year".into(), "2026".into()],
             env: None,
         },
+        engine: quorate_session::message::Engine::Mpyc,
         mpyc: String::new(),
         python: "3.12".into(),
         word: 64,

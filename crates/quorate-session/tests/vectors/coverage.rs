@@ -28,6 +28,19 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "too many parties",
         "a12_invitations_beyond_the_limits_are_refused",
     ),
+    // Keys are refused where people choose them; tests use them.
+    ("K2", "the secret key of", "keys_of_rfc_8032_are_known"),
+    (
+        "S3.3",
+        "the engine exec has",
+        "exec_says_nothing_about_mpyc",
+    ),
+    // What a user does not do.
+    (
+        "S8.4",
+        "it was not started",
+        "a_holder_that_says_nothing_ends_the_session_when_the_time_to_start_is_over",
+    ),
     // What a resolver answers.
     (
         "J6",

@@ -12,6 +12,10 @@ pub struct ExecutionArgs {
     /// `auto` does so where the machine allows it, and says where it does not.
     #[arg(long, value_enum, default_value_t = Isolate::Auto, value_name = "WHEN", help_heading = "Taking part")]
     pub isolate: Isolate,
+    /// How the program reaches its links: `unix`, sockets that it inherits (MPyC); `loopback`, ports
+    /// of 127.0.0.1 (engine exec).
+    #[arg(long, value_enum, default_value_t = AttachMode::Auto, value_name = "MODE", help_heading = "Taking part")]
+    pub attach: AttachMode,
     /// Most memory of the program, such as 4GiB or 512MiB, or `none`; three quarters of the
     /// machine's by default.
     #[arg(long, value_name = "SIZE", value_parser = text::parse_memory, help_heading = "Taking part")]
@@ -27,6 +31,17 @@ pub enum Isolate {
     Auto,
     /// Never.
     Never,
+}
+
+/// How the program reaches its links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum AttachMode {
+    /// As its engine needs it.
+    Auto,
+    /// Inherited sockets.
+    Unix,
+    /// Ports on 127.0.0.1.
+    Loopback,
 }
 
 /// A limit on memory.

@@ -16,8 +16,10 @@ Examples:
 #[command(before_help = EXAMPLES)]
 pub struct InviteArgs {
     /// `mpyc:NAME` for a program carried in quorate (secretsanta, mean-income, vote), a Python file,
-    /// or a folder with a `main.py`.
-    pub program: String,
+    /// or a folder with a `main.py`. With `--engine exec` it is a file or folder, and may be left
+    /// out: then the first word after `--` is the program's file.
+    #[arg(required_unless_present = "engine")]
+    pub program: Option<String>,
     /// The others: names of contacts, groups of them, DIDs, or names that you give here (`sud=did:key:z6Mk…`).
     /// Repeat, or separate by commas; the order is the order of the parties.
     #[arg(
@@ -50,6 +52,10 @@ pub struct InviteArgs {
     /// How many parties may pool what they see and still learn nothing: 1 up to below half.
     #[arg(long, value_name = "T")]
     pub threshold: Option<u16>,
+    /// What runs the program: `mpyc` for Python with MPyC; `exec` to start it as it is, with the
+    /// words after `--`, where {index} {n} {threshold} {hosts_file} {listen} {peer:K} are replaced.
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<EngineName>,
     /// Only sign; do not take part.
     #[arg(long, requires = "out")]
     pub issuer_only: bool,
@@ -78,6 +84,15 @@ pub struct InviteArgs {
     /// Arguments of the program that all parties see and sign.
     #[arg(last = true, value_name = "PUBLIC ARGS")]
     pub args: Vec<String>,
+}
+
+/// What runs the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    /// Python with MPyC.
+    Mpyc,
+    /// The program itself.
+    Exec,
 }
 
 /// When the QR code is shown.

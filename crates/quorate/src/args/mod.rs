@@ -9,6 +9,7 @@ mod life;
 mod minus;
 mod part;
 mod receipt;
+mod start;
 
 use std::path::PathBuf;
 
@@ -16,13 +17,14 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use again::{AgainArgs, RunArgs};
 pub use contacts::{ContactsAction, ContactsArgs};
-pub use execution::{ExecutionArgs, Isolate, Memory};
-pub use invite::{InviteArgs, QrWhen};
+pub use execution::{AttachMode, ExecutionArgs, Isolate, Memory};
+pub use invite::{EngineName, InviteArgs, QrWhen};
 pub use join::JoinArgs;
 pub use life::{CancelArgs, CleanArgs, LeaveArgs, StatusArgs};
 pub use minus::with_minus;
 pub use part::PartArgs;
 pub use receipt::{ExportFormat, ReceiptAction, ReceiptArgs};
+pub use start::{StartWhen, parse_start};
 
 /// Secure multiparty computation between people who name each other by DID.
 ///

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 
-use super::ExecutionArgs;
+use super::{ExecutionArgs, StartWhen};
 
 /// What only this party decides; nothing of it is told to the others.
 #[derive(Debug, Clone, ClapArgs)]
@@ -29,6 +29,14 @@ pub struct PartArgs {
     /// Take part in the background, once you agreed; `quorate status` shows it, `quorate leave` ends it.
     #[arg(long, help_heading = "Taking part")]
     pub detach: bool,
+    /// Compute although nothing protects the inputs: with two parties, or with threshold 0, every
+    /// party learns all of them.
+    #[arg(long, help_heading = "Taking part")]
+    pub no_privacy: bool,
+    /// When your party lets the program start, once everybody is ready: `when-full` (at once), `ask`,
+    /// or a time: 20m from now, or 2026-11-22T16:00:00Z.
+    #[arg(long, default_value = "when-full", value_name = "when-full|ask|AT", value_parser = super::parse_start, help_heading = "Taking part")]
+    pub start: StartWhen,
     #[command(flatten)]
     pub execution: ExecutionArgs,
     /// End when the process that started this one ends.

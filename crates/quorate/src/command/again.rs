@@ -108,7 +108,13 @@ fn terms(
     expires: Option<Duration>,
 ) -> Result<Terms, Failure> {
     let expires = expires.unwrap_or(Duration::from_secs(memory.expires_seconds));
-    let mut terms = Terms::of_program(program, args, expires)?;
+    let mut terms = match &memory.executable {
+        Some(entry) if program == memory.program => {
+            let words: Vec<String> = [std::slice::from_ref(entry), args].concat();
+            Terms::of_executable(Some(program), &words, expires)?
+        }
+        _ => Terms::of_program(program, args, expires)?,
+    };
     terms.title = memory.next_title(&user.home);
     terms.threshold = Some(memory.threshold);
     terms.supersedes = Some(memory.digest);
@@ -127,6 +133,7 @@ async fn start(
     if parties.len() != memory.parties.len() {
         terms.threshold = None;
     }
+    terms.no_privacy = part.no_privacy;
     if part.private_args.is_none() {
         part.private_args.clone_from(&memory.private_args);
     }

@@ -15,7 +15,7 @@ use quorate_node::lobby::{self, ApplicantConfig, ApplicantEvent, ApplicantHandle
 use quorate_session::{Bundle, Invitation, Ticket, message::Call};
 use tokio::sync::mpsc;
 
-use super::{Claim, Consent, Invited, Options, User, readiness, show_machine, stopped};
+use super::{Claim, Consent, Invited, Options, User, privacy, readiness, show_machine, stopped};
 use crate::{
     consent,
     failure::Failure,
@@ -142,7 +142,8 @@ impl Applying<'_, '_> {
         let user = self.user;
         readiness::check_deadline(call.subject.time.apply_by)?;
         readiness::check_policy(call.subject.net.path)?;
-        check_args(&call.subject.program, &call.issuer)?;
+        let engine = call.subject.mpc.engine().unwrap_or_default();
+        check_args(&call.subject.program, engine, &call.issuer)?;
         let people = People {
             contacts: user.contacts()?,
             me: user.identity.key.did(),
@@ -156,12 +157,22 @@ impl Applying<'_, '_> {
                 ("title", call.subject.title.clone().into()),
             ],
         );
+        privacy::check_keys([&user.identity.key.did(), &call.issuer])?;
+        let mpc = &call.subject.mpc;
+        privacy::check_threshold(mpc, self.options.no_privacy)?;
+        readiness::check_arguments(engine, &call.subject.program.args, mpc.m.into())?;
         user.show(describe_call(&call, &people));
         let others_see = format!(
             "your name {:?}, your DID, your network address; shares; what the program opens to all",
             self.name
         );
-        show_machine(user, &call.subject.program, self.options, &others_see).await?;
+        show_machine(
+            user,
+            (&call.subject.program, engine),
+            self.options,
+            &others_see,
+        )
+        .await?;
         if !self.options.yes {
             self.while_lobby_lasts(consent::ask(user.global, "Ask for a seat?"))
                 .await?;

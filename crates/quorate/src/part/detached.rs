@@ -30,7 +30,13 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Claim, Options, Scope, User};
-use crate::{args::ExecutionArgs, failure::Failure, invitation::now, standing::short, text};
+use crate::{
+    args::{ExecutionArgs, StartWhen},
+    failure::Failure,
+    invitation::now,
+    standing::short,
+    text,
+};
 
 /// How long the new process may take until it takes part.
 const START_WAIT: Duration = Duration::from_secs(20);
@@ -53,12 +59,14 @@ pub struct Orders {
     /// Path and content of each file of the program.
     files: Vec<(String, String)>,
     folder: Option<PathBuf>,
-    python: PathBuf,
+    python: Option<PathBuf>,
     local: bool,
     at: Vec<String>,
     private_args: Vec<String>,
     private_args_file: Option<PathBuf>,
     execution: ExecutionArgs,
+    no_privacy: bool,
+    start: StartWhen,
     log: PathBuf,
 }
 
@@ -96,13 +104,15 @@ impl Orders {
                 decoded,
                 self.folder.clone(),
             )?),
-            python: Some(self.python.clone()),
+            python: self.python.clone(),
             yes: true,
             scope: if self.local { Scope::Local } else { Scope::Lan },
             at: self.at.clone(),
             private_args: self.private_args.clone(),
             private_args_file: self.private_args_file.clone(),
             execution: self.execution.clone(),
+            no_privacy: self.no_privacy,
+            start: self.start,
             detach: false,
             log: Some(self.log.clone()),
         })
@@ -115,7 +125,7 @@ pub async fn start(
     digest: &str,
     (bundle, claims): (&Bundle, &[Claim]),
     program: &ProgramFiles,
-    python: &Path,
+    python: Option<&Path>,
     options: &Options,
 ) -> Result<ExitCode, Failure> {
     let logs = user.home.state().join("logs");
@@ -135,12 +145,14 @@ pub async fn start(
             .map(|(path, content)| (path.to_owned(), base64url::encode(content)))
             .collect(),
         folder: program.folder().map(Path::to_owned),
-        python: python.to_owned(),
+        python: python.map(Path::to_owned),
         local: options.scope == Scope::Local,
         at: options.at.clone(),
         private_args: options.private_args.clone(),
         private_args_file: options.private_args_file.clone(),
         execution: options.execution.clone(),
+        no_privacy: options.no_privacy,
+        start: options.start,
         log: log.clone(),
     };
     let mut child = spawn(user, &orders, &log, &output)?;

@@ -2,6 +2,7 @@
 
 use quorate_identity::Code;
 use quorate_node::program::{Confinement, Network, confine};
+use quorate_session::message::Engine;
 
 use crate::{
     args::{ExecutionArgs, Isolate, Memory},
@@ -18,7 +19,7 @@ pub struct Confined {
 }
 
 /// Decides by trying: whether a program can be isolated depends on the machine's settings.
-pub fn confined(args: &ExecutionArgs) -> Result<Confined, Failure> {
+pub fn confined(args: &ExecutionArgs, engine: Engine) -> Result<Confined, Failure> {
     let memory = match args.memory {
         None => Some(confine::default_memory()),
         Some(Memory::Unlimited) => None,
@@ -26,6 +27,17 @@ pub fn confined(args: &ExecutionArgs) -> Result<Confined, Failure> {
     };
     let shared = |why: &str| format!("the program can use this machine's network: {why}");
     let (network, text, warning) = match args.isolate {
+        Isolate::Always if engine == Engine::Exec => {
+            return Err(Failure::new(
+                Code::Engine,
+                "a program of the engine exec reaches the others by loopback and cannot do without this machine's network",
+            )
+            .hint("use --isolate auto if you trust the program"));
+        }
+        Isolate::Auto if engine == Engine::Exec => {
+            let text = shared("it reaches the other parties by loopback");
+            (Network::Machine, text, None)
+        }
         Isolate::Never => (Network::Machine, shared("--isolate never"), None),
         wanted => match confine::probe() {
             Ok(()) => {

@@ -7,7 +7,7 @@ use quorate_node::{
     files::{Contact, Contacts, MemoryOfParty, SessionMemory},
     program::builtin,
 };
-use quorate_session::Invitation;
+use quorate_session::{Invitation, message::Engine};
 
 use super::{Options, User};
 use crate::{failure::Failure, invitation::now, text};
@@ -34,7 +34,7 @@ pub fn keep_session(
         name: p.name.clone(),
     });
     let seconds = subject.time.join_by.0 - invitation.valid_from.0;
-    let memory = SessionMemory::new(
+    let mut memory = SessionMemory::new(
         subject.title.clone(),
         invitation.digest(),
         invitation.issuer.clone(),
@@ -46,6 +46,9 @@ pub fn keep_session(
         options.private_args_file.clone(),
         now(),
     );
+    if subject.mpc.engine() == Some(Engine::Exec) {
+        memory.executable = Some(subject.program.entry.clone());
+    }
     Ok(memory.keep(&user.home)?)
 }
 

@@ -21,8 +21,10 @@ mod machine;
 mod memory;
 mod outcome;
 mod own_name;
+pub mod privacy;
 mod process;
-mod readiness;
+pub mod readiness;
+mod starting;
 
 use std::{
     collections::BTreeSet,
@@ -38,12 +40,15 @@ use quorate_node::{
     overlay,
     party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
-use quorate_session::{Bundle, Invitation, message::Program};
+use quorate_session::{
+    Bundle, Invitation,
+    message::{Engine, Program},
+};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    args::{ExecutionArgs, Global, PartArgs},
+    args::{ExecutionArgs, Global, PartArgs, StartWhen},
     command::{contacts, home},
     consent,
     failure::Failure,
@@ -61,6 +66,7 @@ pub use memory::Claim;
 pub use own_name::own_name;
 pub use process::keep_on_hangup;
 pub use readiness::Prepared;
+use starting::Starter;
 
 /// How long the runtime may take to let go of what it still holds.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -80,6 +86,10 @@ pub struct Options {
     pub private_args: Vec<String>,
     /// How the program is run here.
     pub execution: ExecutionArgs,
+    /// The user knows that nothing protects the inputs.
+    pub no_privacy: bool,
+    /// When the program may start.
+    pub start: StartWhen,
     /// The file that they came from.
     pub private_args_file: Option<PathBuf>,
     /// Whether to take part in the background.
@@ -108,6 +118,8 @@ impl Options {
             execution: part.execution,
             detach: part.detach,
             log: None,
+            no_privacy: part.no_privacy,
+            start: part.start,
         })
     }
 }
@@ -239,11 +251,11 @@ pub enum Consent {
 /// Finds what the program needs on this machine, and says it with what the others will see.
 async fn show_machine(
     user: &User<'_>,
-    program: &Program,
+    (program, engine): (&Program, Engine),
     options: &Options,
     others_see: &str,
 ) -> Result<(Prepared, machine::Confined), Failure> {
-    let (prepared, confined) = machine_for(user, program, options).await?;
+    let (prepared, confined) = machine_for(user, (program, engine), options).await?;
     user.show([
         text::row("yours", &prepared.line(options.private_args.len())),
         confined.line.clone(),
@@ -259,20 +271,24 @@ async fn show_machine(
 pub async fn check_machine(
     user: &User<'_>,
     program: &Program,
+    engine: Engine,
     options: &Options,
 ) -> Result<(), Failure> {
-    machine_for(user, program, options).await.map(|_| ())
+    machine_for(user, (program, engine), options)
+        .await
+        .map(|_| ())
 }
 
 async fn machine_for(
     user: &User<'_>,
-    program: &Program,
+    (program, engine): (&Program, Engine),
     options: &Options,
 ) -> Result<(Prepared, machine::Confined), Failure> {
     let prepared = user
-        .unless_stopped(Prepared::find(program, options))
+        .unless_stopped(Prepared::find(program, engine, options))
         .await?;
-    Ok((prepared, machine::confined(&options.execution)?))
+    let confined = machine::confined(&options.execution, engine)?;
+    Ok((prepared, confined))
 }
 
 /// From an invitation to the end of its session.
@@ -288,25 +304,43 @@ pub async fn take_part(
         claims,
         delivery,
     } = invited;
+    privacy::check_keys([&user.identity.key.did()])?;
     let me = readiness::my_index(&invitation, &user.identity.key)?;
     if let Some(first) = attached::first(user, &invitation.digest().to_string())? {
         return attached::follow(user, first, !options.private_args.is_empty()).await;
     }
+    privacy::check_invitation(&invitation, options.no_privacy)?;
+    let (mpc, args) = (&invitation.subject.mpc, &invitation.subject.program.args);
+    let engine = mpc.engine().unwrap_or_default();
+    readiness::check_arguments(engine, args, mpc.m.into())?;
     readiness::check_deadline(invitation.subject.time.join_by)?;
     readiness::check_policy(invitation.subject.net.path)?;
     let people = People {
         contacts: user.contacts()?,
         me: user.identity.key.did(),
     };
+    if options.detach && options.start == StartWhen::Ask {
+        let why = "nobody can be asked when to start in the background";
+        return Err(
+            Failure::new(Code::Usage, why).hint("give --start a time, or leave out --detach")
+        );
+    }
+    let (start, starter) = starting::start(user, options.start)?;
     let new_faces = people.new_faces(&invitation);
     let (prepared, confined) = match consent {
         Consent::Ask => {
             user.show(describe(&invitation, Some(&people)));
             let others_see = "your DID, your name above, your network address; shares; what the program opens to all";
-            show_machine(user, &invitation.subject.program, &options, others_see).await?
+            show_machine(
+                user,
+                (&invitation.subject.program, engine),
+                &options,
+                others_see,
+            )
+            .await?
         }
         Consent::Terms | Consent::Inviter => {
-            machine_for(user, &invitation.subject.program, &options).await?
+            machine_for(user, (&invitation.subject.program, engine), &options).await?
         }
     };
     if consent == Consent::Terms && !new_faces.is_empty() {
@@ -325,7 +359,11 @@ pub async fn take_part(
     }
     if options.detach {
         let digest = invitation.digest().to_string();
-        let (program, python) = (&prepared.program, &prepared.python.path);
+        let python = prepared
+            .python
+            .as_ref()
+            .map(|(python, _)| python.path.as_path());
+        let program = &prepared.program;
         let invited = (&bundle, claims.as_slice());
         return detached::start(user, &digest, invited, program, python, &options).await;
     }
@@ -343,7 +381,7 @@ pub async fn take_part(
         secret: bundle.secret,
         key: user.identity.key.clone(),
         program: prepared.program,
-        python: prepared.python.path,
+        python: prepared.python.map(|(python, _)| python.path),
         private_args: options.private_args,
         working_folder: std::env::current_dir().unwrap_or_else(|_| "/".into()),
         scope: options.scope,
@@ -354,12 +392,13 @@ pub async fn take_part(
         log: options.log,
         execution: Execution {
             confinement: confined.confinement,
+            start,
         },
         stdout: Box::new(|| Box::new(tokio::io::stdout())),
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation,
     };
-    run(user, config, me, &claims, delivery).await
+    run(user, config, me, &claims, (delivery, starter)).await
 }
 
 async fn run(
@@ -367,7 +406,7 @@ async fn run(
     config: PartyConfig,
     me: usize,
     claims: &[Claim],
-    mut delivery: Option<Delivery>,
+    (mut delivery, mut starter): (Option<Delivery>, Option<Starter>),
 ) -> Result<ExitCode, Failure> {
     let local = config.scope == Scope::Local;
     let invitation = config.invitation.clone();
@@ -377,7 +416,12 @@ async fn run(
     loop {
         tokio::select! {
             event = shown.recv() => match event {
-                Some(event) => report.show(&event),
+                Some(event) => {
+                    if let Some(starter) = &mut starter {
+                        starter.look_at(&event);
+                    }
+                    report.show(&event);
+                }
                 None => break,
             },
             news = news(&mut delivery) => {

@@ -5,33 +5,67 @@ use std::path::Path;
 use quorate_identity::{CLOCK_SKEW_SECONDS, Code, SigningKey, UnixTime, Verified};
 use quorate_node::{
     files::ProgramFiles,
-    program::{Builtin, PythonRuntime, builtin, check_private_args, python},
+    program::{Builtin, PythonRuntime, builtin, check_placeholders, check_private_args, python},
 };
 use quorate_session::{
     Fingerprint, Invitation,
-    message::{PathPolicy, Program},
+    message::{Engine, PathPolicy, Program},
 };
 
 use super::Options;
-use crate::{failure::Failure, invitation::now, text};
+use crate::{args::AttachMode, failure::Failure, invitation::now, text};
+
+/// Word size of this machine in bits, for programs that have no Python to ask.
+const WORD: u8 = if cfg!(target_pointer_width = "32") {
+    32
+} else {
+    64
+};
 
 /// What this machine brings: the program that was agreed, and the Python that runs it.
 pub struct Prepared {
     pub program: ProgramFiles,
-    pub python: PythonRuntime,
-    /// Version of MPyC in that Python.
-    pub mpyc: String,
+    /// The Python that runs it and the version of MPyC in it; none with the engine `exec`.
+    pub python: Option<(PythonRuntime, String)>,
+}
+
+/// Whether the public arguments of an executable name existing parties. (Those of MPyC programs are
+/// checked with the invitation.)
+pub fn check_arguments(engine: Engine, args: &[String], parties: usize) -> Result<(), Failure> {
+    if engine == Engine::Mpyc {
+        return Ok(());
+    }
+    let parties = u16::try_from(parties).unwrap_or(u16::MAX);
+    check_placeholders(args, parties).map_err(|refusal| {
+        Failure::new(Code::Engine, refusal.to_string())
+            .hint("the organizer has to correct the arguments and invite again")
+    })
 }
 
 impl Prepared {
     /// Finds program and Python for what is `wanted`.
-    pub async fn find(wanted: &Program, options: &Options) -> Result<Self, Failure> {
-        check_private_args(&options.private_args)
-            .map_err(|e| Failure::new(e.code(), e.to_string()).hint(e.hint()))?;
+    pub async fn find(
+        wanted: &Program,
+        engine: Engine,
+        options: &Options,
+    ) -> Result<Self, Failure> {
+        check_attach(engine, options.execution.attach)?;
+        if engine == Engine::Mpyc {
+            check_private_args(&options.private_args)
+                .map_err(|e| Failure::new(e.code(), e.to_string()).hint(e.hint()))?;
+        }
         let program = match &options.program {
             Some(program) => matching(program.clone(), wanted)?,
             None => my_program(wanted, options.program_path.as_deref())?,
         };
+        let python = match engine {
+            Engine::Mpyc => Some(Self::find_python(options).await?),
+            Engine::Exec => None,
+        };
+        Ok(Self { program, python })
+    }
+
+    async fn find_python(options: &Options) -> Result<(PythonRuntime, String), Failure> {
         let search = python::Search::from_env(options.python.clone());
         let python = python::find(&search)
             .await
@@ -40,20 +74,20 @@ impl Prepared {
             .require_mpyc()
             .map_err(|e| Failure::new(e.code(), e.to_string()).hint(e.fix()))?
             .to_owned();
-        Ok(Self {
-            program,
-            python,
-            mpyc,
-        })
+        Ok((python, mpyc))
     }
 
     /// What is told to the others about it.
     pub fn fingerprint(&self) -> Fingerprint {
+        let (mpyc, python, word) = match &self.python {
+            Some((python, mpyc)) => (mpyc.clone(), python.version.to_string(), python.word),
+            None => (String::new(), String::new(), WORD),
+        };
         Fingerprint {
             quorate: env!("CARGO_PKG_VERSION").into(),
-            mpyc: self.mpyc.clone(),
-            python: self.python.version.to_string(),
-            word: self.python.word,
+            mpyc,
+            python,
+            word,
             program: self.program.digest(),
             env: None,
         }
@@ -65,10 +99,32 @@ impl Prepared {
             0 => String::new(),
             n => format!("; {n} private arguments stay on this machine"),
         };
-        format!(
-            "the same program ✓  Python {} with MPyC {} ✓{private}",
-            self.python.version, self.mpyc
+        match &self.python {
+            Some((python, mpyc)) => format!(
+                "the same program ✓  Python {} with MPyC {mpyc} ✓{private}",
+                python.version
+            ),
+            None => format!("the same program ✓  started as it is (engine exec){private}"),
+        }
+    }
+}
+
+/// Each engine has one way to its links.
+fn check_attach(engine: Engine, attach: AttachMode) -> Result<(), Failure> {
+    match (engine, attach) {
+        (_, AttachMode::Auto)
+        | (Engine::Mpyc, AttachMode::Unix)
+        | (Engine::Exec, AttachMode::Loopback) => Ok(()),
+        (Engine::Mpyc, AttachMode::Loopback) => Err(Failure::new(
+            Code::Engine,
+            "MPyC listens on every network of this machine when it gets no links; it is not attached by loopback",
         )
+        .hint("leave --attach out: MPyC programs inherit their links")),
+        (Engine::Exec, AttachMode::Unix) => Err(Failure::new(
+            Code::Engine,
+            "a program of the engine exec connects by itself and inherits no links",
+        )
+        .hint("leave --attach out, or use --attach loopback")),
     }
 }
 

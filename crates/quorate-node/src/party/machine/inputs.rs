@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quorate_identity::{Code, UnixTime};
-use quorate_session::{LinkId, LinkKind, PeerId, Pid, ProgramReport};
+use quorate_session::{LinkId, LinkKind, PeerId, Pid, ProgramReport, message::Engine};
 
 use super::{Machine, clock, show};
 use crate::{
@@ -128,6 +128,14 @@ impl Machine {
                 let note = format!("its program claimed to be party {claimed}");
                 self.session.abort(Code::PidSpoof, Some(me), &note, at, now);
             }
+            GuardEvent::Refused {
+                why: why @ Refusal::ProgramSilent(_),
+                ..
+            } => {
+                let me = self.session.me();
+                self.session
+                    .abort(why.code(), Some(me), &why.to_string(), at, now);
+            }
             // Each link is for one connection: once it is used up the run cannot go on.
             GuardEvent::Refused {
                 peer,
@@ -155,6 +163,8 @@ impl Machine {
     pub(super) fn on_program(&mut self, event: ProgramEvent) {
         let (at, now) = (clock::wall(), clock::now());
         self.report_mesh(matches!(event, ProgramEvent::Exit { .. }));
+        let engine = self.config.invitation.subject.mpc.engine();
+        let is_exec = engine == Some(Engine::Exec);
         let Some(running) = self.running.as_mut() else {
             return;
         };
@@ -185,6 +195,18 @@ impl Machine {
                 );
             }
             ProgramEvent::Exit { code, signal } => {
+                let counted = self.installed.as_ref().map(|i| i.guard.bytes_sent());
+                if let (true, Some(0), Some(bytes_sent)) = (is_exec, code, counted) {
+                    // It says nothing about itself; the guard knows.
+                    let elapsed = now - running.started;
+                    running.finished = Some((elapsed, bytes_sent));
+                    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+                    let finished = PartyEvent::Finished {
+                        elapsed_ms,
+                        bytes_sent,
+                    };
+                    show(&self.events, finished);
+                }
                 let elapsed = running
                     .finished
                     .map_or_else(|| now - running.started, |(elapsed, _)| elapsed);

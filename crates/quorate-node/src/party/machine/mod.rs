@@ -1,5 +1,6 @@
 //! The loop: one input, drain the core, sleep.
 
+mod gate;
 mod inputs;
 mod keeping;
 mod reporting;
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
 use self::{
+    gate::Gate,
     keeping::{earlier_record, forget_old_records},
     standing::Standing,
 };
@@ -70,6 +72,7 @@ pub(super) struct Machine {
     kept: Option<PathBuf>,
     events: mpsc::Sender<PartyEvent>,
     waiting: Waiting,
+    gate: Gate,
     /// The party whose link to the program broke, and until when its abort is waited for.
     lost_link: Option<(u16, Instant)>,
 }
@@ -98,6 +101,7 @@ struct Running {
 /// What is waited for, to report changes and long waits once each.
 struct Waiting {
     parties: Vec<u16>,
+    what: &'static str,
     state: State,
     since: Instant,
     next_report: Instant,
@@ -112,6 +116,7 @@ enum Input {
     Program(ProgramEvent),
     Stop(Stop),
     Command(Command),
+    Release,
     Deadline,
     Heartbeat,
 }
@@ -148,10 +153,12 @@ impl Machine {
         let now = clock::now();
         let waiting = Waiting {
             parties: Vec::new(),
+            what: "",
             state: session.state(),
             since: now,
             next_report: now,
         };
+        let gate = Gate::new(config.execution.start.clone());
         Ok(Self {
             config,
             session,
@@ -168,6 +175,7 @@ impl Machine {
             kept: None,
             events,
             waiting,
+            gate,
             lost_link: None,
         })
     }
@@ -187,6 +195,9 @@ impl Machine {
     }
 
     async fn drive(&mut self, stop: &mut watch::Receiver<Stop>) -> Result<Outcome, Fault> {
+        if !self.gate.is_open() {
+            self.session.hold_start();
+        }
         self.session
             .join(clock::wall_millis(), clock::now())
             .map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
@@ -197,6 +208,7 @@ impl Machine {
             }
             self.report_mesh(false);
             self.report_waiting();
+            self.report_hold();
             self.report_standing();
             let input = self.next(stop).await;
             if let Some(outcome) = self.apply(input).await? {
@@ -327,7 +339,8 @@ impl Machine {
             .await
             .map_err(|e| no_mesh(&e))?;
         let mesh = Arc::new(mesh);
-        let guard = Guard::listen(&mesh, &plan)?;
+        let engine = self.config.invitation.subject.mpc.engine();
+        let guard = Guard::listen(&mesh, &plan, engine.unwrap_or_default())?;
         let (sender, control_events) = mpsc::channel(CONTROL_QUEUE);
         let peers = plan.peers.iter().map(|p| p.pid.0);
         let control = ControlStreams::start(&mesh, plan.me.0, peers, plan.control_port, &sender);
@@ -453,6 +466,7 @@ impl Machine {
             Some(event) = recv(program) => Input::Program(event),
             Ok(()) = stop.changed() => Input::Stop(*stop.borrow_and_update()),
             Some(command) = self.desk.command() => Input::Command(command),
+            () = self.gate.opened() => Input::Release,
             () = sleep_until(deadline) => Input::Deadline,
             () = sleep_until(Some(next_report)) => Input::Heartbeat,
         }
@@ -494,6 +508,7 @@ impl Machine {
                 );
             }
             Input::Command(command) => self.on_command(command, at, now),
+            Input::Release => self.release_start(),
             Input::Deadline => {
                 self.session.handle_timeout(at, now);
                 self.give_up_lost_link(at, now);

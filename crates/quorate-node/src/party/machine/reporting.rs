@@ -9,6 +9,8 @@ use crate::party::{LinkReport, PartyEvent};
 const DOWN: &str = "down";
 /// How often a wait is reported again while nothing changes.
 const WAITING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a party may hold the start before the others are told that they wait for it.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Machine {
     /// Shows the mesh once, as soon as every round trip is known, or at the latest when the program
@@ -65,12 +67,20 @@ impl Machine {
         let now = clock::now();
         let state = self.session.state();
         let parties = || self.session.waiting().map(|(pid, _)| pid.0);
-        if state != self.waiting.state || !parties().eq(self.waiting.parties.iter().copied()) {
+        let what = self.session.waiting().next().map_or("", |(_, what)| what);
+        let same = state == self.waiting.state && what == self.waiting.what;
+        if !same || !parties().eq(self.waiting.parties.iter().copied()) {
+            // In a healthy session the start is a matter of milliseconds.
+            let patience = match what {
+                "start" => START_PATIENCE,
+                _ => Duration::ZERO,
+            };
             self.waiting = Waiting {
                 parties: parties().collect(),
+                what,
                 state,
                 since: now,
-                next_report: now,
+                next_report: now + patience,
             };
         }
         if now < self.waiting.next_report {
@@ -82,12 +92,7 @@ impl Machine {
                 &self.events,
                 PartyEvent::Waiting {
                     parties: self.waiting.parties.clone(),
-                    what: self
-                        .session
-                        .waiting()
-                        .next()
-                        .map_or("", |(_, what)| what)
-                        .into(),
+                    what: what.into(),
                     seconds: (now - self.waiting.since).as_secs(),
                 },
             );

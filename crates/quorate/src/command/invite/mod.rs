@@ -19,13 +19,13 @@ use quorate_session::{Bundle, Invitation, PartyDraft, message::verify_card, seal
 use serde_json::json;
 
 use crate::{
-    args::{Global, InviteArgs},
+    args::{EngineName, Global, InviteArgs},
     command::{contacts, home},
     failure::Failure,
     invitation,
     part::{
-        Consent, Delivery, Invited, Options, User, card_of, check_machine, own_name, take_part,
-        with_user,
+        Consent, Delivery, Invited, Options, User, card_of, check_machine, own_name, privacy,
+        readiness, take_part, with_user,
     },
     text,
 };
@@ -59,7 +59,7 @@ pub async fn send_and_take_part(
     parties: Vec<PartyDraft>,
     options: Options,
 ) -> Result<ExitCode, Failure> {
-    check_machine(user, &terms.signed_program(), &options).await?;
+    check_machine(user, &terms.signed_program(), terms.engine, &options).await?;
     let (invitation, bundle) = terms.sign(&user.home, &user.identity, parties, Vec::new())?;
     user.show(invitation::describe(&invitation, None));
     user.show([text::row(
@@ -94,10 +94,12 @@ fn with_seats(
     terms: &Terms,
     seats: u16,
 ) -> Result<ExitCode, Failure> {
+    readiness::check_arguments(terms.engine, &terms.public_args, seats.into())?;
+    privacy::check_terms(seats.into(), terms.threshold, terms.no_privacy)?;
     with_user(global, args.part.with_parent, async |mut user| {
         let name = own_name(&mut user, args.me.as_deref()).await?;
         let options = options_of(args, terms)?;
-        check_machine(&user, &terms.signed_program(), &options).await?;
+        check_machine(&user, &terms.signed_program(), terms.engine, &options).await?;
         let invited = lobby::fill_seats(&user, args, seats, terms, &options, &name).await?;
         take_part(&user, invited, options, Consent::Inviter).await
     })
@@ -107,14 +109,24 @@ fn with_seats(
 fn options_of(args: &InviteArgs, terms: &Terms) -> Result<Options, Failure> {
     let mut options = Options::new(args.part.clone(), Vec::new())?;
     options.program = Some(terms.program.clone());
-    let path = Path::new(&args.program);
-    options.program_path = path.exists().then(|| path.to_owned());
+    let path = args.program.as_ref().or(args.args.first()).map(Path::new);
+    options.program_path = path.filter(|p| p.exists()).map(Path::to_owned);
     Ok(options)
 }
 
 fn terms_of(args: &InviteArgs) -> Result<Terms, Failure> {
-    let mut terms = Terms::of_program(&args.program, &args.args, args.expires)?;
+    let mut terms = match (args.engine, &args.program) {
+        (Some(EngineName::Exec), program) => {
+            Terms::of_executable(program.as_deref(), &args.args, args.expires)?
+        }
+        (_, Some(program)) => Terms::of_program(program, &args.args, args.expires)?,
+        (_, None) => {
+            return Err(Failure::new(Code::Usage, "which program?")
+                .hint("name it: quorate invite income.py …"));
+        }
+    };
     terms.threshold = args.threshold;
+    terms.no_privacy = args.part.no_privacy;
     if let Some(title) = &args.name {
         terms.title.clone_from(title);
     }

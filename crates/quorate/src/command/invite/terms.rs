@@ -10,10 +10,14 @@ use quorate_node::{
 use quorate_session::{
     Bundle, Invitation, InvitationDraft, PartyDraft, RendezvousSecret,
     limits::MAX_VALIDITY_SECONDS,
-    message::{Program, SameController, Times},
+    message::{Engine, Program, SameController, Times},
 };
 
-use crate::{failure::Failure, invitation};
+use crate::{
+    failure::Failure,
+    invitation,
+    part::{privacy, readiness},
+};
 
 /// MPC port inside the tunnel; nobody outside of it sees it.
 const TUNNEL_PORT: u16 = 11365;
@@ -32,6 +36,9 @@ pub struct Terms {
     pub title: String,
     pub expires: Duration,
     pub threshold: Option<u16>,
+    /// Nothing protects the inputs, and everybody is told so.
+    pub no_privacy: bool,
+    pub engine: Engine,
     /// The invitation that this one follows.
     pub supersedes: Option<Digest>,
 }
@@ -48,6 +55,41 @@ impl Terms {
             public_args,
             expires,
             threshold: None,
+            no_privacy: false,
+            engine: Engine::Mpyc,
+            supersedes: None,
+        })
+    }
+
+    /// The terms for a program that is started as it is: `words` are its file and its arguments,
+    /// `program` the file or folder that it is in, if it is not that file itself.
+    pub fn of_executable(
+        program: Option<&str>,
+        words: &[String],
+        expires: Duration,
+    ) -> Result<Self, Failure> {
+        let Some((file, args)) = words.split_first() else {
+            return Err(Failure::new(
+                Code::Usage,
+                "nothing to start: with --engine exec, what follows -- is the program and its arguments",
+            )
+            .hint("quorate invite --engine exec … -- ./my-party --id {index} --peers {hosts_file} --listen {listen}"));
+        };
+        let files = match program {
+            None => ProgramFiles::read(Path::new(file), None)?,
+            Some(program) => {
+                let entry = file.strip_prefix("./").unwrap_or(file);
+                ProgramFiles::read(Path::new(program), Some(entry))?
+            }
+        };
+        Ok(Self {
+            title: title_of(files.entry()),
+            program: files,
+            public_args: args.to_vec(),
+            expires,
+            threshold: None,
+            no_privacy: false,
+            engine: Engine::Exec,
             supersedes: None,
         })
     }
@@ -66,6 +108,10 @@ impl Terms {
     pub fn draft(&self, issuer: Did, parties: Vec<PartyDraft>) -> Result<InvitationDraft, Failure> {
         let now = invitation::now();
         let time = times(now, self.expires)?;
+        let of_mpyc = |text: String| match self.engine {
+            Engine::Mpyc => text,
+            Engine::Exec => String::new(),
+        };
         Ok(InvitationDraft {
             issuer,
             title: self.title.clone(),
@@ -73,11 +119,12 @@ impl Terms {
             supersedes: self.supersedes,
             parties,
             threshold: self.threshold,
-            zero_threshold: false,
+            zero_threshold: self.no_privacy,
             prss: None,
             program: self.signed_program(),
-            mpyc: python::MPYC_VERSION.into(),
-            python: python::OLDEST.to_string(),
+            engine: self.engine,
+            mpyc: of_mpyc(python::MPYC_VERSION.into()),
+            python: of_mpyc(python::OLDEST.to_string()),
             word: 64,
             port: TUNNEL_PORT,
             valid_from: now,
@@ -98,6 +145,9 @@ impl Terms {
         parties: Vec<PartyDraft>,
         hints: Vec<String>,
     ) -> Result<(Verified<Invitation>, Bundle), Failure> {
+        privacy::check_keys(parties.iter().map(|p| &p.did).chain([&identity.key.did()]))?;
+        readiness::check_arguments(self.engine, &self.public_args, parties.len())?;
+        privacy::check_terms(parties.len(), self.threshold, self.no_privacy)?;
         let draft = self.draft(identity.key.did(), parties)?;
         let secret = RendezvousSecret::new(random()?);
         let signed = sign(draft.build(random()?, random()?, &secret)?, &identity.key)?;

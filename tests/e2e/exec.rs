@@ -1,0 +1,90 @@
+//! The engine `exec`: a program that dials and listens by itself, on loopback ports of quorate.
+
+use std::path::{Path, PathBuf};
+
+use crate::world::{Ended, Running, World, output, program};
+
+/// Invites all to the exchange program, as one writes it.
+fn invite(world: &World, words: &[&str]) -> (PathBuf, Ended) {
+    let file = world.path("exec.quorate");
+    let with = format!("bo={},cleo={}", world.dids[1], world.dids[2]);
+    let mut command = world.quorate(0);
+    command.args([
+        "invite", "--engine", "exec", "--me", "alba", "--with", &with,
+    ]);
+    command.arg("--out").arg(&file).arg("--");
+    command.arg(program("exchange.py")).args(words);
+    (file, output(command))
+}
+
+const WORDS: [&str; 8] = [
+    "--id",
+    "{index}",
+    "--peers",
+    "{hosts_file}",
+    "--listen",
+    "{listen}",
+    "--of",
+    "{n}",
+];
+
+fn join(world: &World, index: usize, file: &Path, number: &str) -> Running {
+    let mut command = world.join(index, file);
+    command.arg("--program").arg(program("exchange.py"));
+    command.args(["--", number]);
+    Running::start(command)
+}
+
+#[test]
+fn three_programs_exchange_numbers_by_tcp_and_nothing_is_left() {
+    let world = World::three();
+    let (file, invited) = invite(&world, &WORDS);
+    invited.assert_done();
+    assert!(invited.stderr.contains("engine exec"), "{}", invited.stderr);
+    let joined = ["5", "70", "600"].iter().enumerate();
+    let joined: Vec<_> = joined.map(|(i, n)| join(&world, i, &file, n)).collect();
+    for party in joined {
+        let ended = party.end();
+        ended.assert_done();
+        assert!(ended.stdout.contains("total 675"), "{}", ended.stdout);
+        assert!(ended.stderr.contains("by loopback"), "{}", ended.stderr);
+        // Eight bytes and one number byte at most, to two parties.
+        assert!(ended.stderr.contains("B sent"), "{}", ended.stderr);
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn a_program_that_cannot_be_started_or_fails_ends_all_by_name() {
+    let world = World::three();
+    let (file, invited) = invite(&world, &WORDS);
+    invited.assert_done();
+    // Bo gives no number: its program ends with an error.
+    let joined = ["5", "bad", "600"].iter().enumerate();
+    let joined: Vec<_> = joined.map(|(i, n)| join(&world, i, &file, n)).collect();
+    for party in joined {
+        let ended = party.end();
+        ended.assert_refused("E_PROGRAM_FAILED", 75);
+        assert!(ended.stderr.contains("bo (did:key:"), "{}", ended.stderr);
+    }
+    world.assert_clean();
+}
+
+#[test]
+fn wrong_places_and_modes_are_refused_before_anything_is_sent() {
+    let world = World::three();
+    let (_, refused) = invite(&world, &["{peer:3}"]);
+    refused.assert_refused("E_ENGINE", 76);
+    let (file, invited) = invite(&world, &WORDS);
+    invited.assert_done();
+    for (option, value) in [("--attach", "unix"), ("--isolate", "always")] {
+        let mut command = world.join(1, &file);
+        command.arg("--program").arg(program("exchange.py"));
+        let ended = output({
+            command.args([option, value]);
+            command
+        });
+        ended.assert_refused("E_ENGINE", 76);
+        assert!(!ended.stderr.contains("reachable"), "{}", ended.stderr);
+    }
+}
