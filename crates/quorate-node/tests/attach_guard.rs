@@ -167,7 +167,7 @@ async fn a_party_with_another_number_is_a_spoof_and_nothing_is_delivered() {
 }
 
 #[tokio::test]
-async fn higher_parties_strangers_and_second_connections_are_refused_and_counted() {
+async fn a52_higher_parties_strangers_and_second_connections_are_refused_and_counted() {
     let mut bench = bench(1, 3);
     let refused = [
         (2, Refusal::WrongWay(2)),
@@ -524,16 +524,14 @@ mpc.run(main())";
             for table in [
                 "tcp", "tcp6", "udp", "udp6", "udplite", "raw", "raw6", "packet",
             ] {
-                let table = std::fs::read_to_string(format!("/proc/{pid}/net/{table}"));
-                for line in table.unwrap_or_default().lines().skip(1) {
+                for line in in_both_networks(pid, table) {
                     let inode = line.split_whitespace().nth(9).unwrap_or_default();
                     assert!(!sockets.contains(&inode.to_owned()), "{line}");
                 }
             }
-            let table = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).expect("Linux");
+            let table = in_both_networks(pid, "unix");
             let own = table
-                .lines()
-                .skip(1)
+                .iter()
                 .map(|line| line.split_whitespace().collect::<Vec<_>>());
             let own: Vec<_> = own
                 .filter(|columns| sockets.contains(&columns[6].to_owned()))
@@ -552,6 +550,18 @@ mpc.run(main())";
             program.supervisor.stop().await;
         }
     }
+}
+
+/// The lines of a table of sockets, each once: a program without a network has its links from our
+/// network namespace, and what it made itself is in its own.
+fn in_both_networks(pid: u32, table: &str) -> std::collections::BTreeSet<String> {
+    let read = |process: &str| {
+        let table = std::fs::read_to_string(format!("/proc/{process}/net/{table}"));
+        table.unwrap_or_default()
+    };
+    let (theirs, ours) = (read(&pid.to_string()), read("self"));
+    let lines = theirs.lines().skip(1).chain(ours.lines().skip(1));
+    lines.map(str::to_owned).collect()
 }
 
 /// The inode numbers of a process's sockets.

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn links_and_missing_entries_are_refused() {
+    fn a59_links_devices_and_missing_entries_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("p");
         fs::create_dir(&source).unwrap();

@@ -66,7 +66,7 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
     (
         "S3.16",
         "the program has no",
-        "links_and_missing_entries_are_refused",
+        "a59_links_devices_and_missing_entries_are_refused",
     ),
     (
         "S3.19",
