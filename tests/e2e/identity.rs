@@ -59,7 +59,7 @@ fn quorate_alone_shows_the_way() {
     let world = World::new(&["alba"]);
     let shown = output(world.quorate(0));
     shown.assert_done();
-    for verb in ["demo", "id show", "invite", "join", "verify"] {
+    for verb in ["demo", "invite", "join", "again", "status"] {
         assert!(
             shown.stderr.contains(&format!("quorate {verb}")),
             "{}",

@@ -234,7 +234,10 @@ fn a_first_contact_is_told_as_events_that_fit() {
         .args(["--me", "Noord", "--local", "--python"])
         .arg(crate::world::python());
     let inviter = Running::start(invite);
-    inviter.stderr.wait_for("\"event\":\"ticket\"");
+    let whole = |line: &str| line.contains("\"event\":\"ticket\"") && line.ends_with('}');
+    crate::world::eventually("the ticket's line is printed", || {
+        inviter.stderr.text().lines().any(whole)
+    });
     let text = inviter.stderr.text();
     let line = text
         .lines()
