@@ -48,6 +48,15 @@ async fn three_parties_come_up_and_all_pairs_talk_both_ways() {
         }
     }
     for mesh in &world.meshes {
+        // The path agent names a path a moment after the first packets took it.
+        let named = async {
+            while mesh.links().iter().any(|link| link.path == "down") {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, named)
+            .await
+            .expect("every path has a name");
         for link in mesh.links() {
             assert!(link.up && link.path == "local", "{link:?}");
             assert!(

@@ -69,7 +69,7 @@ impl RunFolder {
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(false);
         }
-        fs::remove_dir_all(path).map_err(|e| disk(path, "cannot be removed", &e))?;
+        remove_all(path)?;
         Ok(true)
     }
 
@@ -80,7 +80,24 @@ impl RunFolder {
 
     /// Removes the folder and everything in it now, and tells when that fails.
     pub fn remove(self) -> Result<(), Fault> {
-        fs::remove_dir_all(&self.path).map_err(|e| disk(&self.path, "cannot be removed", &e))
+        remove_all(&self.path)
+    }
+}
+
+/// Removes a folder with all in it. What others remove from it at the same moment, such as a socket
+/// by its server, is no failure: it is looked at once more.
+fn remove_all(path: &Path) -> Result<(), Fault> {
+    let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+    let removed = fs::remove_dir_all(path).or_else(|e| {
+        if gone(&e) {
+            fs::remove_dir_all(path)
+        } else {
+            Err(e)
+        }
+    });
+    match removed {
+        Err(e) if !gone(&e) => Err(disk(path, "cannot be removed", &e)),
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! inviter    host(call, secret) ─► ticket ─► Applied ─ admit ─► Full ─ seal(bundle) ─► Delivered … AllDelivered
 //! applicant  guest(ticket) ─► Found ─► Call ─ apply(name) ─► Asked ─► Admitted ─► Invitation
 //! ```
-//! The inviter is found by the ticket's loopback beacon, by mDNS in [`Scope::Lan`], by the addresses in the ticket and by
+//! The inviter is found by the ticket's loopback beacon, by mDNS in [`Scope::Lan`](crate::overlay::Scope::Lan), by the addresses in the ticket and by
 //! those the user gives. What is said over the links, and all limits of it, is in [`quorate_session::lobby`].
 //!
 //! Security. Requires: `overlay_secret` is fresh and kept in this process. Provides: an applicant connects to the ticket's

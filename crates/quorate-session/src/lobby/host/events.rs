@@ -44,7 +44,7 @@ pub enum HostEvent {
         /// How many were admitted before.
         place: u16,
     },
-    /// All seats are taken: build the closed invitation, sign it, and call [`Host::seal`].
+    /// All seats are taken: build the closed invitation, sign it, and call [`Host::seal`](super::Host::seal).
     Full,
     /// It holds the closed invitation.
     Delivered {
