@@ -35,6 +35,9 @@ struct Args {
     /// Numbers of parties in the section `setup`.
     #[arg(long, value_delimiter = ',', default_values_t = [3, 5, 10, 25])]
     parties: Vec<usize>,
+    /// In the section `programs`, only those whose names begin with this.
+    #[arg(long, default_value = "")]
+    program: String,
     /// A Python with MPyC 0.11; otherwise an environment is made once.
     #[arg(long)]
     python: Option<PathBuf>,
@@ -141,6 +144,7 @@ async fn measure(args: &Args, traffic: &setup::Traffic) -> Outcome<()> {
         }
         if wants(Section::Programs) {
             let options = programs::Options {
+                only: args.program.clone(),
                 python: python.clone(),
                 runs: runs(11, 2),
             };

@@ -20,6 +20,8 @@ const AIM_RATIO: f64 = 1.15;
 pub struct Options {
     pub python: PythonRuntime,
     pub runs: usize,
+    /// Only the programs whose names begin with this.
+    pub only: String,
 }
 
 struct Case {
@@ -69,9 +71,9 @@ pub async fn run(options: Options) -> Outcome<Vec<Table>> {
             aim: Some(AIM_RATIO),
         },
         Case {
-            name: "schur 20000 8",
+            name: "schur 20000 16",
             source: include_str!("../../programs/schur.py"),
-            args: &["20000", "8"],
+            args: &["20000", "16"],
             random: false,
             aim: None,
         },
@@ -97,8 +99,8 @@ pub async fn run(options: Options) -> Outcome<Vec<Table>> {
             "quorate whole ms",
         ],
     );
-    for case in cases {
-        measure(&case, &options, &mut table).await?;
+    for case in cases.iter().filter(|c| c.name.starts_with(&options.only)) {
+        measure(case, &options, &mut table).await?;
     }
     Ok(vec![table])
 }
