@@ -32,6 +32,7 @@ mod agent;
 mod candidate;
 mod path;
 mod signal;
+pub mod stun;
 
 pub use agent::{Agent, AgentConfig, Transmit};
 pub use candidate::{Candidate, CandidateKind, Credentials, Scope, filter};
@@ -124,4 +125,7 @@ pub enum Refusal {
     /// An address nobody can be reached at from here.
     #[error("{0} is not an address of a peer: {1}")]
     Address(std::net::SocketAddr, &'static str),
+    /// Not an answer of a STUN server.
+    #[error("not an answer of a STUN server: {0}")]
+    Stun(&'static str),
 }
