@@ -172,6 +172,66 @@ fn f01_typing_errors_in_a_ticket_are_found_before_the_network() {
 }
 
 #[test]
+fn an_inviter_who_is_gone_is_given_up_and_what_was_tried_is_said() {
+    let world = World::three();
+    let inviter = Running::start(invite(&world, 0, 3, &["--admit", "all"]));
+    let ticket = ticket(&inviter);
+    inviter.signal(rustix::process::Signal::INT);
+    inviter.end();
+    let mut command = join(&world, 1, &ticket);
+    command.args(["--wait", "2s", "--at", "/ip4/127.0.0.1/tcp/9"]);
+    let started = std::time::Instant::now();
+    let refused = crate::world::output(command);
+    refused.assert_refused("E_NO_PATH", 71);
+    assert!(started.elapsed() < Duration::from_secs(20));
+    for tried in [
+        "tried        the ticket names no address",
+        "--at         /ip4/127.0.0.1/tcp/9",
+        "searched     the beacon of this machine",
+        "--wait 30m",
+    ] {
+        assert!(refused.stderr.contains(tried), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn parties_of_a_file_are_waited_for_as_long_as_the_user_says_and_only_until_one_is_found() {
+    let world = World::three();
+    let file = world.invite("vote", &[]);
+    let mut command = world.join(1, &file);
+    command.args(["--wait", "2s", "--", "--vote", "yes"]);
+    let refused = crate::world::output(command);
+    refused.assert_refused("E_NO_PATH", 71);
+    assert!(
+        refused.stderr.contains("none of the other parties"),
+        "{}",
+        refused.stderr
+    );
+    // The same invitation is good for another try; whoever met somebody is not given up any more.
+    let early: Vec<_> = (0..2)
+        .map(|index| {
+            let mut command = world.join(index, &file);
+            command.args(["--wait", "15s", "--", "--vote", "yes"]);
+            Running::start(command)
+        })
+        .collect();
+    for party in &early {
+        party.stderr.wait_for("joined");
+        // The wait for cleo alone is said again after half a minute.
+        party
+            .stderr
+            .wait_for("waiting      for cleo · connection · 30 s");
+    }
+    let mut command = world.join(2, &file);
+    command.args(["--", "--vote", "no"]);
+    Running::start(command).end().assert_done();
+    for party in early {
+        party.end().assert_done();
+    }
+    world.assert_clean();
+}
+
+#[test]
 fn only_the_listed_are_admitted_and_others_are_told() {
     let world = World::new(&["noord", "sud", "ost", "wrong"]);
     let sud = format!("south={}", world.dids[1]);

@@ -22,9 +22,10 @@ pub struct JoinArgs {
     /// Look for invitations of this contact only, or of the owner of this DID.
     #[arg(long, value_name = "NAME|DID", conflicts_with = "what")]
     pub from: Option<String>,
-    /// How long to look for invitations of contacts.
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = crate::text::parse_duration)]
-    pub wait: std::time::Duration,
+    /// How long to look before giving up: for the inviter of a ticket or for invitations of contacts
+    /// (1m without it), for the other parties of a file (until nobody may join any more).
+    #[arg(long, value_name = "TIME", value_parser = crate::text::parse_duration)]
+    pub wait: Option<std::time::Duration>,
     /// Stay after the run: the same inviter may ask for another program, and you are asked again.
     #[arg(long)]
     pub hold: bool,

@@ -35,9 +35,10 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
         let what = args.what.as_deref().map(|w| read(w, &key)).transpose()?;
         let mut options = Options::new(args.part, args.args)?;
         options.program_path = args.program;
+        options.patience = args.wait;
         let (invited, consent) = match what {
             None => {
-                let invited = collect(&user, &options, args.from.as_deref(), args.wait).await?;
+                let invited = collect(&user, &options, args.from.as_deref()).await?;
                 (invited, Consent::Ask)
             }
             Some(What::Invitation(invited)) => (*invited, Consent::Ask),

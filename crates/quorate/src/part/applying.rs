@@ -15,7 +15,10 @@ use quorate_node::lobby::{self, ApplicantConfig, ApplicantEvent, ApplicantHandle
 use quorate_session::{Bundle, Invitation, Ticket, message::Call};
 use tokio::sync::mpsc;
 
-use super::{Claim, Consent, Invited, Options, User, privacy, readiness, show_machine, stopped};
+use super::{
+    Claim, Consent, Invited, Options, User, privacy, readiness, show_machine, stopped,
+    unreached::{LOOKING, Sought},
+};
 use crate::{
     consent,
     failure::Failure,
@@ -35,6 +38,8 @@ struct Applying<'u, 'g> {
     handle: ApplicantHandle,
     events: mpsc::Receiver<ApplicantEvent>,
     waiting: Waiting<'g>,
+    /// Addresses in the ticket.
+    hints: Vec<String>,
     call: Option<Verified<Call>>,
 }
 
@@ -45,6 +50,7 @@ pub async fn apply(
     options: &Options,
     name: String,
 ) -> Result<(Invited, Consent), Failure> {
+    let hints = ticket.hints().to_vec();
     let (handle, events) = lobby::apply(ApplicantConfig {
         key: user.identity.key.clone(),
         ticket,
@@ -59,6 +65,7 @@ pub async fn apply(
         handle,
         events,
         waiting: Waiting::new(user.global, HINT_AFTER),
+        hints,
         call: None,
     };
     let done = applying.until_invited().await;
@@ -78,11 +85,19 @@ impl Applying<'_, '_> {
             "is `quorate invite` still running there? Give its address with --at; Ctrl-C stops",
         );
         let mut stop = self.user.stop.clone();
+        let patience = self.options.patience.unwrap_or(LOOKING);
+        let out_of_time = tokio::time::sleep(patience);
+        tokio::pin!(out_of_time);
         loop {
             let event = tokio::select! {
                 biased;
                 _ = stop.wait_for(|s| *s != quorate_node::party::Stop::No) => return Err(stopped()),
                 event = self.events.recv() => event,
+                // Who has shown the call was reached; from then on its own deadlines count.
+                () = &mut out_of_time, if self.call.is_none() => {
+                    self.waiting.end();
+                    return Err(self.not_found(patience));
+                }
                 () = self.waiting.tick() => continue,
             };
             let Some(event) = event else {
@@ -92,6 +107,16 @@ impl Applying<'_, '_> {
                 return Ok(invited);
             }
         }
+    }
+
+    fn not_found(&self, patience: Duration) -> Failure {
+        let sought = Sought {
+            cause: "the inviter could not be reached",
+            source: "the ticket",
+            addresses: &self.hints,
+            question: "is `quorate invite` still running there?",
+        };
+        sought.not_found(patience, self.options)
     }
 
     async fn on_event(

@@ -19,7 +19,7 @@ use quorate_node::{
 use quorate_session::{Bundle, Invitation, limits};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Invited, Options, User, stopped};
+use super::{Invited, Options, User, stopped, unreached::LOOKING};
 use crate::{
     command::contacts::parse_did,
     consent::Terminal,
@@ -40,13 +40,13 @@ enum From {
     One(Did),
 }
 
-/// The invitation to join: of `from` or of any contact, waited for at most `patience`.
+/// The invitation to join: of `from` or of any contact, waited for with the user's patience.
 pub async fn collect(
     user: &User<'_>,
     options: &Options,
     from: Option<&str>,
-    patience: Duration,
 ) -> Result<Invited, Failure> {
+    let patience = options.patience.unwrap_or(LOOKING);
     let from = from_whom(user, from)?;
     let mut found = kept(user, &from)?;
     if found.is_empty() {

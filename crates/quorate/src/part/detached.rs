@@ -67,6 +67,7 @@ pub struct Orders {
     execution: ExecutionArgs,
     no_privacy: bool,
     start: StartWhen,
+    patience_seconds: Option<u64>,
     log: PathBuf,
 }
 
@@ -113,6 +114,7 @@ impl Orders {
             execution: self.execution.clone(),
             no_privacy: self.no_privacy,
             start: self.start,
+            patience: self.patience_seconds.map(Duration::from_secs),
             detach: false,
             log: Some(self.log.clone()),
         })
@@ -153,6 +155,7 @@ pub async fn start(
         execution: options.execution.clone(),
         no_privacy: options.no_privacy,
         start: options.start,
+        patience_seconds: options.patience.map(|p| p.as_secs()),
         log: log.clone(),
     };
     let mut child = spawn(user, &orders, &log, &output)?;

@@ -25,6 +25,7 @@ pub mod privacy;
 mod process;
 pub mod readiness;
 mod starting;
+mod unreached;
 
 use std::{
     collections::BTreeSet,
@@ -41,7 +42,7 @@ use quorate_node::{
     party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
 use quorate_session::{
-    Bundle, Invitation,
+    Bundle, Invitation, Outcome,
     message::{Engine, Program},
 };
 use serde_json::{Value, json};
@@ -67,6 +68,7 @@ pub use own_name::own_name;
 pub use process::keep_on_hangup;
 pub use readiness::Prepared;
 use starting::Starter;
+use unreached::{Patience, Sought};
 
 /// How long the runtime may take to let go of what it still holds.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -90,6 +92,8 @@ pub struct Options {
     pub no_privacy: bool,
     /// When the program may start.
     pub start: StartWhen,
+    /// How long somebody is looked for, if the user said so.
+    pub patience: Option<Duration>,
     /// The file that they came from.
     pub private_args_file: Option<PathBuf>,
     /// Whether to take part in the background.
@@ -120,6 +124,7 @@ impl Options {
             log: None,
             no_privacy: part.no_privacy,
             start: part.start,
+            patience: None,
         })
     }
 }
@@ -375,6 +380,15 @@ pub async fn take_part(
             ("digest", invitation.digest().to_string().into()),
         ],
     );
+    let patience = options.patience.map(|limit| {
+        let sought = Sought {
+            cause: "none of the other parties could be reached",
+            source: "the invitation",
+            addresses: &bundle.hints,
+            question: "have they run `quorate join`?",
+        };
+        (limit, sought.not_found(limit, &options))
+    });
     let config = PartyConfig {
         fingerprint: prepared.fingerprint(),
         addresses: bundle.hints.iter().chain(&options.at).cloned().collect(),
@@ -398,21 +412,22 @@ pub async fn take_part(
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation,
     };
-    run(user, config, me, &claims, (delivery, starter)).await
+    let patience = Patience::new(patience, &user.stop);
+    run(user, config, (me, &claims), (delivery, starter), patience).await
 }
 
 async fn run(
     user: &User<'_>,
     config: PartyConfig,
-    me: usize,
-    claims: &[Claim],
+    (me, claims): (usize, &[Claim]),
     (mut delivery, mut starter): (Option<Delivery>, Option<Starter>),
+    (mut patience, stop): (Patience, watch::Receiver<Stop>),
 ) -> Result<ExitCode, Failure> {
     let local = config.scope == Scope::Local;
     let invitation = config.invitation.clone();
     let mut report = Report::new(user.global, &invitation, me, local);
     let (events, mut shown) = mpsc::channel(EVENT_QUEUE);
-    let run = tokio::spawn(party::run(config, events, user.stop.clone()));
+    let run = tokio::spawn(party::run(config, events, stop));
     loop {
         tokio::select! {
             event = shown.recv() => match event {
@@ -420,6 +435,7 @@ async fn run(
                     if let Some(starter) = &mut starter {
                         starter.look_at(&event);
                     }
+                    patience.look_at(&event, report.me().0);
                     report.show(&event);
                 }
                 None => break,
@@ -428,6 +444,7 @@ async fn run(
                 user.event("sent", &[("did", news.did.to_string().into())]);
                 report.aside(&news.line);
             }
+            () = patience.step() => {}
         }
     }
     if let Some(delivery) = delivery {
@@ -436,6 +453,9 @@ async fn run(
     let outcome = run
         .await
         .map_err(|e| Failure::new(Code::Internal, e.to_string()))??;
+    if let (Some(failure), Outcome::Failed { .. }) = (patience.ended_it(), &outcome) {
+        return Err(failure);
+    }
     if report.sealed() {
         memory::keep_people(user, &invitation, claims);
     }

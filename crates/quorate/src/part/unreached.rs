@@ -1,0 +1,139 @@
+//! Giving up when nobody is found: what was tried, and what can be done.
+//!
+//! ```text
+//! looking ─ found before `--wait` ended ─► goes on without it
+//!     └──── not found ─► E_NO_PATH: the addresses that were tried, the ways of looking, the next step
+//! ```
+
+use std::time::Duration;
+
+use quorate_identity::Code;
+use quorate_node::party::{PartyEvent, Scope, Stop};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use super::Options;
+use crate::{failure::Failure, text};
+
+/// How long the inviter of a ticket and the post of contacts are looked for without `--wait`.
+pub const LOOKING: Duration = Duration::from_mins(1);
+
+/// What was looked for: in words, and at which addresses that came with it.
+pub struct Sought<'a> {
+    /// Such as "the inviter could not be reached".
+    pub cause: &'a str,
+    /// Such as "the ticket": where `addresses` are from.
+    pub source: &'a str,
+    pub addresses: &'a [String],
+    /// What has to run there.
+    pub question: &'a str,
+}
+
+impl Sought<'_> {
+    /// The refusal after `patience`.
+    pub fn not_found(&self, patience: Duration, options: &Options) -> Failure {
+        let waited = text::duration(i64::try_from(patience.as_secs()).unwrap_or(i64::MAX));
+        let listed = |addresses: &[String]| {
+            let shown: Vec<_> = addresses.iter().map(|a| text::foreign(a)).collect();
+            shown.join(", ")
+        };
+        let told = match self.addresses {
+            [] => format!("{} names no address", self.source),
+            addresses => format!("{}: {}", self.source, listed(addresses)),
+        };
+        let given = match options.at.as_slice() {
+            [] => "none was given".to_owned(),
+            addresses => listed(addresses),
+        };
+        let here = match options.scope {
+            Scope::Local => "the beacon of this machine; no network (--local)",
+            Scope::Lan => "the beacon of this machine; mDNS in the networks it is in",
+        };
+        let next = match options.scope {
+            Scope::Local => "is the other party on this machine? Then",
+            Scope::Lan => "give an address of theirs with --at, or",
+        };
+        Failure::new(Code::NoPath, format!("{} within {waited}", self.cause))
+            .note("tried", told)
+            .note("--at", given)
+            .note("searched", here)
+            .hint(format!("{} {next} wait longer: --wait 30m", self.question))
+    }
+}
+
+/// Passes the user's wish to stop on to a session, and ends it when nobody was reached in time.
+pub struct Patience {
+    /// When it is over, and what is said then.
+    until: Option<(Instant, Failure)>,
+    over: bool,
+    user: watch::Receiver<Stop>,
+    wish: watch::Sender<Stop>,
+}
+
+impl Patience {
+    /// Begins now, if there is a limit at all. The session gets the wish that is returned.
+    pub fn new(
+        limit: Option<(Duration, Failure)>,
+        user: &watch::Receiver<Stop>,
+    ) -> (Self, watch::Receiver<Stop>) {
+        let mut user = user.clone();
+        let (wish, stop) = watch::channel(*user.borrow_and_update());
+        let until =
+            limit.and_then(|(limit, failure)| Some((Instant::now().checked_add(limit)?, failure)));
+        let patience = Self {
+            until,
+            over: false,
+            user,
+            wish,
+        };
+        (patience, stop)
+    }
+
+    /// Whoever answered at all was reached.
+    pub fn look_at(&mut self, event: &PartyEvent, me: u16) {
+        if let PartyEvent::Party { index, phase } = event
+            && !self.over
+            && *index != me
+            && phase != "invited"
+        {
+            self.until = None;
+        }
+    }
+
+    /// One wish passed on. May be given up at any time.
+    pub async fn step(&mut self) {
+        let limit = self
+            .until
+            .as_ref()
+            .filter(|_| !self.over)
+            .map(|(at, _)| *at);
+        let out_of_time = async {
+            match limit {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok(()) = self.user.changed() => {
+                let wish = *self.user.borrow_and_update();
+                self.wish.send_replace(wish);
+            }
+            () = out_of_time => {
+                self.over = true;
+                self.wish.send_if_modified(|wish| {
+                    let first = *wish == Stop::No;
+                    *wish = (*wish).max(Stop::Gracefully);
+                    first
+                });
+            }
+            else => std::future::pending().await,
+        }
+    }
+
+    /// What is said if it ended the session.
+    pub fn ended_it(self) -> Option<Failure> {
+        self.until.filter(|_| self.over).map(|(_, failure)| failure)
+    }
+}
