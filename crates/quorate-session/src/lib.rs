@@ -30,6 +30,7 @@ pub mod message;
 mod peer_id;
 pub mod post;
 pub mod record;
+pub mod relay;
 mod roster;
 mod seal;
 mod session;

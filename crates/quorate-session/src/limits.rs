@@ -171,6 +171,15 @@ pub const MAX_SEALED_CHARS: usize = 224 * 1024;
 /// Cards one bundle is sealed to.
 pub const MAX_SEALED_TO: usize = 64;
 
+// --- Relays -----------------------------------------------------------------------------------------------------------
+
+/// Bytes of what a relay says about itself.
+pub const MAX_ANNOUNCEMENT_BYTES: usize = 1024;
+/// Characters of a relay's name.
+pub const MAX_RELAY_NAME_CHARS: usize = 64;
+/// STUN ports that a relay names, if it names any.
+pub const MAX_STUN_PORTS: usize = 2;
+
 // --- Timers of first contact -------------------------------------------------------------------------------------------
 
 /// A link to a lobby that asks for nothing is closed after this time.

@@ -248,6 +248,12 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "an_offer_by_a_stranger_and_frames_out_of_order_are_refused",
     ),
     ("F10", "", "a_changed_text_or_list_of_readers_is_refused"),
+    // What relays say about themselves.
+    (
+        "S12",
+        "",
+        "an_announcement_beyond_its_limits_or_of_another_form_is_refused",
+    ),
     // Two records that meet.
     (
         "R3",
