@@ -10,7 +10,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use libp2p::multiaddr::{Multiaddr, PeerId, Protocol};
+use libp2p::{
+    core::ConnectedPoint,
+    multiaddr::{Multiaddr, PeerId, Protocol},
+};
 
 use super::Scope;
 
@@ -114,6 +117,24 @@ impl Endpoint {
     pub fn is_loopback(&self) -> bool {
         self.ip.to_canonical().is_loopback()
     }
+}
+
+/// The relay in between, for a connection over a circuit.
+pub(super) fn relay_of(endpoint: &ConnectedPoint) -> Option<PeerId> {
+    // On both sides the own end of the circuit begins with the relay's address.
+    let address = match endpoint {
+        ConnectedPoint::Dialer { address, .. } => address,
+        ConnectedPoint::Listener { local_addr, .. } => local_addr,
+    };
+    let mut relay = None;
+    for part in address {
+        match part {
+            Protocol::P2p(peer) => relay = Some(peer),
+            Protocol::P2pCircuit => return relay,
+            _ => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]

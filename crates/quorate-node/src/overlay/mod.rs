@@ -27,6 +27,7 @@ mod beacon;
 mod dialing;
 mod driver;
 mod frame;
+mod lanes;
 mod link;
 mod network;
 mod stream;
@@ -44,6 +45,10 @@ pub use admission::{
     MAX_INCOMING_FROM_LOOPBACK, MAX_INCOMING_PER_ADDRESS, MAX_INCOMING_PER_IP6_NETWORK,
 };
 pub use frame::{FRAME_TIMEOUT, MAX_FRAME_BYTES};
+pub use lanes::{
+    LANE_QUEUE_BYTES, LANE_SILENCE, LaneReceiver, LaneSender, LaneState, MAX_CIRCUIT_LANES,
+    MAX_DATAGRAM_BYTES, PROBE_INTERVAL, RECEIVE_QUEUE,
+};
 pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
 pub use stream::SESSION_WAIT;
 
@@ -156,6 +161,7 @@ enum Command {
     Dial(String),
     CloseLink(u64),
     ExpectLinks(usize),
+    Lanes(lanes::Order),
     Stop,
 }
 
@@ -242,6 +248,14 @@ impl Overlay {
     /// How many links make the beacon fall silent; without this call it never does.
     pub fn expect_links(&self, links: usize) {
         self.command(Command::ExpectLinks(links));
+    }
+
+    /// Lanes for the datagrams of the mesh to these parties: index in the roster, `PeerId` text. They take the
+    /// place of earlier lanes, which end.
+    pub fn lanes(&self, peers: Vec<(u16, String)>) -> (LaneSender, LaneReceiver) {
+        let (sender, receiver, order) = lanes::pair(peers);
+        self.command(Command::Lanes(order));
+        (sender, receiver)
     }
 
     /// Sends what is queued, closes all links and sockets, and waits until they are gone.

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::{
     OverlayError, Scope,
     address::{Endpoint, Transport},
-    admission, stream,
+    admission, lanes, stream,
 };
 
 /// Established connections opened by others.
@@ -37,7 +37,8 @@ pub const MAX_CONNECTIONS_PER_PEER: u32 = 4;
 pub const MAX_PENDING_INCOMING: u32 = 64;
 /// Connections in their handshake, opened by us.
 pub const MAX_PENDING_OUTGOING: u32 = 64;
-/// Streams one peer may have open on a connection: one session, identify, ping, and some air.
+/// Streams one peer may have open on a connection: one session, one lane,
+/// identify, ping, and some air.
 const MAX_STREAMS: u32 = 16;
 /// Incoming streams of a connection in protocol negotiation.
 const MAX_NEGOTIATING_STREAMS: usize = 8;
@@ -64,6 +65,7 @@ pub(super) struct Node {
     limits: connection_limits::Behaviour,
     admission: admission::Behaviour,
     pub session: stream::Behaviour,
+    pub lanes: lanes::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -95,6 +97,7 @@ impl Network {
             limits: connection_limits::Behaviour::new(limits()),
             admission: admission::Behaviour::default(),
             session: stream::Behaviour::new(public.to_peer_id(), scope, protocol, only),
+            lanes: lanes::Behaviour::new(public.to_peer_id()),
             identify: identify::Behaviour::new(identify_config(public.clone())),
             ping: ping::Behaviour::new(
                 ping::Config::new()

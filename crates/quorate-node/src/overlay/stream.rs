@@ -157,24 +157,25 @@ impl Behaviour {
     }
 
     /// Closes connections that carry no session in time: spare ones, and those that a stranger
-    /// keeps busy with something else.
-    pub fn sweep(&mut self, now: Instant) {
-        for (peer, state) in &self.peers {
+    /// keeps busy with something else. Those that `is_needed` without one stay.
+    pub fn sweep(&mut self, now: Instant, is_needed: impl Fn(&PeerId, ConnectionId) -> bool) {
+        for (peer, state) in &mut self.peers {
             for idle in state
                 .connections
-                .iter()
+                .iter_mut()
                 .filter(|c| !c.used && c.deadline <= now)
             {
+                if is_needed(peer, idle.id) {
+                    idle.deadline = now + SESSION_WAIT;
+                    continue;
+                }
+                // Said once; the connection leaves the table when it is closed.
+                idle.used = true;
                 self.queue.push_back(ToSwarm::CloseConnection {
                     peer_id: *peer,
                     connection: CloseConnection::One(idle.id),
                 });
             }
-        }
-        // Said once; the connection leaves the table when it is closed.
-        let all = self.peers.values_mut().flat_map(|p| &mut p.connections);
-        for idle in all.filter(|c| !c.used && c.deadline <= now) {
-            idle.used = true;
         }
     }
 

@@ -10,6 +10,9 @@
 //! It never waits for the caller: links have tasks of their own, and what it wants to say itself
 //! waits in an outbox of [`OUTBOX`] events, from which the oldest notes fall out first.
 
+mod lanes;
+mod links;
+
 use std::{
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
@@ -27,7 +30,7 @@ use libp2p::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinSet},
     time::{sleep_until, timeout, timeout_at},
 };
 
@@ -36,7 +39,7 @@ use super::{
     address::{Endpoint, Transport},
     beacon::{Beacon, Sealer},
     dialing::{Attempt, Dialing, Failure, MAX_HINTS},
-    link::{CLOSE_GRACE, End, Links, Task},
+    link::{CLOSE_GRACE, End, Links},
     network::{Network, Node, NodeEvent, listen_addresses},
     stream,
 };
@@ -101,6 +104,7 @@ pub(super) struct Driver {
     expected: usize,
     /// Peers refused for breaking the rules.
     refusals: u64,
+    lanes: lanes::Lanes,
 }
 
 impl Driver {
@@ -153,6 +157,7 @@ impl Driver {
             tasks: JoinSet::new(),
             expected: usize::MAX,
             refusals: 0,
+            lanes: lanes::Lanes::default(),
         };
         if let Some(error) = network.without_mdns {
             driver.note(format!(
@@ -252,13 +257,17 @@ impl Driver {
         let events = self.events.clone();
         loop {
             let now = Instant::now();
-            self.swarm.behaviour_mut().session.sweep(now);
+            let node = self.swarm.behaviour_mut();
+            node.lanes.open_due(now);
+            let lanes = &node.lanes;
+            node.session.sweep(now, |peer, on| lanes.is_used(peer, on));
             self.dial_due(now);
             self.announce_due(now).await;
             let due = self.next_due();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm(event, Instant::now()),
                 Some(ended) = self.tasks.join_next_with_id() => self.on_link_end(ended, Instant::now()),
+                ended = self.lanes.next_end() => self.on_lane_end(ended, Instant::now()),
                 order = self.orders.recv() => match order {
                     Some(Command::Stop) | None => break,
                     Some(order) => self.on_command(order, Instant::now()),
@@ -282,6 +291,7 @@ impl Driver {
     /// Lets the links send what is queued, then takes everything down.
     async fn stop(mut self) {
         self.beacon = None;
+        self.lanes.close_all();
         self.shared.links.close_all();
         let deadline = tokio::time::Instant::now() + CLOSE_GRACE;
         while !self.tasks.is_empty() {
@@ -302,8 +312,9 @@ impl Driver {
     fn next_due(&self) -> Option<Instant> {
         let beacon = self.beacon.as_ref().map(Beacon::due);
         let sweep = self.swarm.behaviour().session.poll_timeout();
+        let lane = self.swarm.behaviour().lanes.poll_timeout();
         let dial = self.dialing.poll_timeout();
-        [beacon, sweep, dial].into_iter().flatten().min()
+        [beacon, sweep, dial, lane].into_iter().flatten().min()
     }
 
     // ---- dialling
@@ -402,6 +413,7 @@ impl Driver {
     fn on_node(&mut self, event: NodeEvent, now: Instant) {
         match event {
             NodeEvent::Session(event) => self.on_session(event, now),
+            NodeEvent::Lanes(event) => self.on_lane(event),
             // A peer without ping tells nothing about the connection.
             NodeEvent::Ping(ping::Event {
                 result: Err(ping::Failure::Unsupported),
@@ -525,120 +537,7 @@ impl Driver {
         tracing::debug!(%peer, why, "refused");
     }
 
-    // ---- links
-
-    fn on_opened(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        address: &Multiaddr,
-        dialer: bool,
-        stream: libp2p::Stream,
-        now: Instant,
-    ) {
-        let previous = self
-            .by_peer
-            .get(&peer)
-            .copied()
-            .and_then(|old| self.supersede(old));
-        let link = self.next_link;
-        self.next_link += 1;
-        if dialer && let Ok(endpoint) = Endpoint::of(address) {
-            self.dialing.learn(peer, [endpoint], Duration::ZERO, now);
-        }
-        let (ended, after) = oneshot::channel();
-        let (cutter, cut) = oneshot::channel();
-        let up = OverlayEvent::LinkUp {
-            link,
-            peer: peer.to_string(),
-            address: shown(address),
-            dialer,
-        };
-        let task = Task {
-            link,
-            stream,
-            up,
-            events: self.events.clone(),
-            previous,
-            ended,
-            cut,
-        };
-        let task = self.tasks.spawn(task.start(&self.shared.links)).id();
-        let entry = Link {
-            peer,
-            connection,
-            task,
-            ended: Some(after),
-            cut: Some(cutter),
-            refused: false,
-        };
-        self.links.insert(link, entry);
-        self.by_peer.insert(peer, link);
-        self.dialing.link_changed(peer, now);
-    }
-
-    /// Ends the link that a new one of the same peer replaces; returns when it will have ended.
-    fn supersede(&mut self, link: u64) -> Option<oneshot::Receiver<()>> {
-        self.shared.links.close(link);
-        let old = self.links.get_mut(&link)?;
-        let (connection, ended) = (old.connection, old.ended.take());
-        self.drop_connection(connection);
-        ended
-    }
-
-    /// Closes a connection and ends the link it may carry at once.
-    fn drop_connection(&mut self, connection: ConnectionId) {
-        self.swarm.close_connection(connection);
-        self.cut(connection);
-    }
-
-    fn cut(&mut self, connection: ConnectionId) {
-        for link in self
-            .links
-            .values_mut()
-            .filter(|l| l.connection == connection)
-        {
-            link.cut = None;
-        }
-    }
-
-    fn on_link_end(&mut self, ended: Result<(Id, End), JoinError>, now: Instant) {
-        let (task, end) = match ended {
-            Ok((task, end)) => (task, Some(end)),
-            Err(error) => (error.id(), None),
-        };
-        let Some(link) = self
-            .links
-            .iter()
-            .find(|(_, l)| l.task == task)
-            .map(|(link, _)| *link)
-        else {
-            return;
-        };
-        let Some(old) = self.links.remove(&link) else {
-            return;
-        };
-        self.shared.links.close(link);
-        self.swarm.close_connection(old.connection);
-        if self.by_peer.get(&old.peer) == Some(&link) {
-            self.by_peer.remove(&old.peer);
-            self.dialing.link_changed(old.peer, now);
-        }
-        tracing::debug!(link, ?end, "link ended");
-        match end {
-            Some(End::Violation(error)) => {
-                self.refuse_aloud(old.peer, &error.to_string(), now);
-            }
-            Some(End::Stalled) => {
-                self.note(format!("the peer {} took no data any more", old.peer));
-            }
-            _ if old.refused => self.refuse(old.peer, now),
-            _ => {}
-        }
-        if let Some(beacon) = &mut self.beacon {
-            beacon.hurry(now);
-        }
-    }
+    // ---- commands
 
     fn on_command(&mut self, command: Command, now: Instant) {
         match command {
@@ -654,6 +553,7 @@ impl Driver {
                     beacon.hurry(now);
                 }
             }
+            Command::Lanes(order) => self.set_lanes(order, now),
             Command::Stop => {}
         }
     }

@@ -1,0 +1,148 @@
+//! The lanes of the overlay's task: who has one, on which connection, and what follows from its end.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use libp2p::{PeerId, swarm::ConnectionId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinError, JoinSet},
+};
+
+use super::{
+    super::lanes::{Carrier, End, Event, Order, Shared},
+    Driver,
+};
+
+/// A lane that the peer misused is not opened again for this long.
+const MISUSED_FOR: Duration = Duration::from_secs(30);
+
+/// The lanes that are open, and for whom.
+#[derive(Default)]
+pub(super) struct Lanes {
+    current: Option<Current>,
+    open: HashMap<u64, Open>,
+    next: u64,
+    tasks: JoinSet<(u64, End)>,
+}
+
+/// The two ends that the caller holds.
+struct Current {
+    shared: std::sync::Arc<Shared>,
+    incoming: mpsc::Sender<(u16, Vec<u8>)>,
+}
+
+struct Open {
+    peer: PeerId,
+    connection: ConnectionId,
+    /// Dropped to end the lane.
+    cut: Option<oneshot::Sender<()>>,
+}
+
+impl Lanes {
+    /// The next lane that ended; never while there is none.
+    pub async fn next_end(&mut self) -> Result<(u64, End), JoinError> {
+        match self.tasks.join_next().await {
+            Some(ended) => ended,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends all lanes, without waiting for them.
+    pub fn close_all(&mut self) {
+        self.current = None;
+        for lane in self.open.values_mut() {
+            lane.cut = None;
+        }
+    }
+}
+
+impl Driver {
+    /// A new set of lanes takes the place of the one before.
+    pub(super) fn set_lanes(&mut self, order: Order, now: Instant) {
+        self.lanes.close_all();
+        let Order {
+            peers,
+            shared,
+            incoming,
+        } = order;
+        let mut roster = HashMap::new();
+        for (index, peer) in peers {
+            match peer.parse::<PeerId>() {
+                Ok(peer) if peer != self.peer_id() => {
+                    roster.insert(peer, index);
+                }
+                _ => tracing::warn!(index, "no lane is possible to such a PeerId"),
+            }
+        }
+        self.lanes.current = Some(Current { shared, incoming });
+        self.swarm.behaviour_mut().lanes.set_roster(roster, now);
+    }
+
+    pub(super) fn on_lane(&mut self, event: Event) {
+        let Event::Opened {
+            peer,
+            index,
+            connection,
+            relay,
+            stream,
+        } = event;
+        let Some(current) = &self.lanes.current else {
+            // The caller is gone; the stream ends by being dropped.
+            return;
+        };
+        let id = self.lanes.next;
+        self.lanes.next += 1;
+        let (cutter, cut) = oneshot::channel();
+        let via = relay.map(|relay| relay.to_string());
+        tracing::debug!(index, %peer, ?via, "a lane is open");
+        let carrier = Carrier {
+            stream,
+            id,
+            index,
+            via,
+            shared: std::sync::Arc::clone(&current.shared),
+            incoming: current.incoming.clone(),
+            cut,
+        };
+        self.lanes
+            .tasks
+            .spawn(async move { (id, carrier.run().await) });
+        let open = Open {
+            peer,
+            connection,
+            cut: Some(cutter),
+        };
+        self.lanes.open.insert(id, open);
+    }
+
+    pub(super) fn on_lane_end(&mut self, ended: Result<(u64, End), JoinError>, now: Instant) {
+        // Lanes are aborted only when everything ends.
+        let Ok((id, end)) = ended else {
+            return;
+        };
+        let Some(open) = self.lanes.open.remove(&id) else {
+            return;
+        };
+        tracing::debug!(peer = %open.peer, ?end, "a lane ended");
+        let node = self.swarm.behaviour_mut();
+        match end {
+            End::Violation(malformed) => {
+                // The rest of the connection goes on: a party may have a broken mesh and say so.
+                let until = now + MISUSED_FOR;
+                node.lanes.ended(open.peer, open.connection, until);
+                self.note(format!(
+                    "the peer {} misused its lane: {malformed}",
+                    open.peer
+                ));
+            }
+            End::Silent => {
+                node.lanes.ended(open.peer, open.connection, now);
+                self.drop_connection(open.connection);
+            }
+            End::Remote | End::Local => node.lanes.ended(open.peer, open.connection, now),
+        }
+    }
+}
