@@ -36,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bundle", readers::bundle),
     ("ticket", readers::ticket),
     ("frame", readers::frame),
+    ("rendezvous", readers::rendezvous),
     ("stored", readers::stored),
     ("invitation", signed::invitation),
     ("join", signed::join),

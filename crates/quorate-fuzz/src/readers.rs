@@ -5,12 +5,14 @@ use quorate_identity::{
     json::parse_strict, peek_typ,
 };
 use quorate_session::{
-    Bundle, Frame, Invitation, PeerId, Stored, Ticket, manifest_digest,
+    Bundle, Frame, Invitation, PeerId, Pid, Stored, Ticket, manifest_digest,
     message::{
-        Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, Ready, Receipt, verify_card,
+        Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, Ready, Receipt, Whereabouts,
+        verify_card,
     },
+    rendezvous::{Slot, Stamp, check_value, hour_of, may_replace},
 };
-use quorate_sim::setting::START;
+use quorate_sim::setting::{SID, START, party_key, secret};
 
 /// The strict reader of JSON takes nothing that serde's reader does not read as the same value.
 pub fn json(data: &[u8]) {
@@ -21,6 +23,23 @@ pub fn json(data: &[u8]) {
     assert_eq!(value, other);
     let text = value.to_string();
     assert_eq!(parse_strict(text.as_bytes()).expect("its own text"), value);
+}
+
+/// A value that a node gives for a place; and any text that somebody who holds the secret sealed.
+pub fn rendezvous(data: &[u8]) {
+    let at = UnixTime(START);
+    let slot = Slot::derive(&secret(), &SID, Pid(1), hour_of(at));
+    let did = party_key(1).did();
+    let _ = check_value(&slot.locator(), data, at);
+    let _ = may_replace(data, data);
+    let _ = slot.open(&did, data, at);
+    let stamp = Stamp { seq: 1, exp: at };
+    let text = String::from_utf8_lossy(data);
+    let sealed = slot.seal_text(&text, stamp, &[7; 24]);
+    assert_eq!(check_value(&slot.locator(), &sealed, at), Ok(stamp));
+    if let Ok(parsed) = slot.open(&did, &sealed, at) {
+        assert_eq!(*parsed.issuer(), did);
+    }
 }
 
 /// A statement of any type, as text.
@@ -41,6 +60,7 @@ pub fn jws(data: &[u8]) {
     read::<Abort>(text);
     read::<Cancel>(text);
     read::<Receipt>(text);
+    read::<Whereabouts>(text);
     if verify_card(text, UnixTime(START)).is_ok() {
         assert_eq!(typ.expect("a card has a type"), "vc+jwt");
     }

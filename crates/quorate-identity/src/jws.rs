@@ -28,6 +28,7 @@ const KNOWN_TYPES: &[&str] = &[
     "quorate-cancel+jwt",
     "quorate-receipt+jwt",
     "quorate-apply+jwt",
+    "quorate-whereabouts+jwt",
 ];
 
 /// The parts of a compact JWS whose shape is right; nothing is verified yet.

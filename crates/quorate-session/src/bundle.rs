@@ -43,6 +43,15 @@ impl RendezvousSecret {
         key
     }
 
+    /// A key for one place and time: HKDF-SHA256 with salt `quorate/1` and these parts as info.
+    pub(crate) fn expand(&self, info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+        let mut key = Zeroizing::new([0_u8; 32]);
+        let expanded =
+            Hkdf::<Sha256>::new(Some(b"quorate/1"), &self.0).expand_multi_info(info, &mut *key);
+        debug_assert!(expanded.is_ok(), "32 bytes are within HKDF's output");
+        key
+    }
+
     /// What the invitation says about the secret, so that a swapped one is noticed.
     pub fn commitment(&self) -> Digest {
         Digest::of("quorate/1/sc", &self.0)

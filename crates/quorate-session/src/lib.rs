@@ -31,6 +31,7 @@ mod peer_id;
 pub mod post;
 pub mod record;
 pub mod relay;
+pub mod rendezvous;
 mod roster;
 mod seal;
 mod session;

@@ -180,6 +180,39 @@ pub const MAX_RELAY_NAME_CHARS: usize = 64;
 /// STUN ports that a relay names, if it names any.
 pub const MAX_STUN_PORTS: usize = 2;
 
+// --- Rendezvous -------------------------------------------------------------------------------------------------------
+
+/// Bytes of the padded text in a rendezvous record.
+pub const RENDEZVOUS_PLAIN_BYTES: usize = 1536;
+/// Bytes of a rendezvous record; all have the same size.
+pub const RENDEZVOUS_VALUE_BYTES: usize = 1688;
+/// Time for which one set of keys is used, in seconds.
+pub const RENDEZVOUS_HOUR_SECONDS: i64 = 3600;
+/// Lifetime of a rendezvous record, in seconds.
+pub const RENDEZVOUS_LIFETIME_SECONDS: i64 = 1800;
+/// So long before the next hour a party publishes for it too, in seconds.
+pub const NEXT_HOUR_SECONDS: i64 = 900;
+/// Addresses in one rendezvous record.
+pub const MAX_PUBLISHED_ADDRESSES: usize = 8;
+/// Answers of nodes that are looked at per lookup.
+pub const MAX_RENDEZVOUS_ANSWERS: usize = 20;
+/// Lookups under way at a time, except that one party's three hours are not torn apart.
+pub const MAX_LOOKUPS: usize = 12;
+/// Addresses that change within this time are published together.
+pub const PUBLISH_DELAY: Duration = Duration::from_millis(300);
+/// A record is published again after this time, while a party is missing.
+pub const REPUBLISH_INTERVAL: Duration = Duration::from_mins(10);
+/// Wait after a publication that no node took; doubles each time.
+pub const PUBLISH_WAIT_FIRST: Duration = Duration::from_secs(2);
+/// Longest such wait.
+pub const PUBLISH_WAIT_LAST: Duration = Duration::from_mins(1);
+/// Wait before a party that was not found is looked for again; doubles each time.
+pub const LOOKUP_WAIT_FIRST: Duration = Duration::from_secs(2);
+/// Longest such wait.
+pub const LOOKUP_WAIT_LAST: Duration = Duration::from_secs(30);
+/// An order to the network that is not answered within this time has failed.
+pub const ORDER_WAIT: Duration = Duration::from_mins(1);
+
 // --- Timers of first contact -------------------------------------------------------------------------------------------
 
 /// A link to a lobby that asks for nothing is closed after this time.

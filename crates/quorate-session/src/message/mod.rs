@@ -10,6 +10,7 @@
 //! abort       quorate-abort+jwt     member      I stop, because
 //! cancel      quorate-cancel+jwt    issuer      nobody shall compute
 //! receipt     quorate-receipt+jwt   member      what I saw happen
+//! whereabouts quorate-whereabouts+jwt member    where I can be reached in this hour (sealed, at nodes that nobody trusts)
 //!
 //! before there is a session:
 //! call        vc+jwt                inviter     the same as an invitation, with free seats
@@ -33,6 +34,7 @@ mod join;
 mod kem;
 mod ready;
 mod receipt;
+mod whereabouts;
 
 pub use abort::{Abort, CodeText};
 pub use apply::Apply;
@@ -53,6 +55,7 @@ pub use join::{Fingerprint, JOIN_KEM, Join, KemKey, peer_signature_input};
 pub use kem::Kem;
 pub use ready::Ready;
 pub use receipt::{Receipt, ReceiptOutcome};
+pub use whereabouts::Whereabouts;
 
 use quorate_identity::{Code, Rejection, UnixTime, Validity};
 use serde::{Deserialize, Serialize};

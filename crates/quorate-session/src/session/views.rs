@@ -7,7 +7,7 @@ use crate::{
     message::{InvitedParty, Pid},
     peer_id::PeerId,
 };
-use quorate_identity::{Digest, Rejection};
+use quorate_identity::{Digest, Rejection, Verified};
 use std::time::Duration;
 
 impl Session {
@@ -56,6 +56,16 @@ impl Session {
     /// How often the program was started here under this invitation, earlier starts of the session included.
     pub fn runs(&self) -> u32 {
         self.stored.runs
+    }
+
+    /// Digest of our current join, once there is one.
+    pub fn join_digest(&self) -> Option<Digest> {
+        self.ledger.join(self.me).map(Verified::digest)
+    }
+
+    /// Whether there is a link to a party that proved who it is.
+    pub fn is_linked(&self, pid: Pid) -> bool {
+        self.links.values().any(|link| link.pid() == Some(pid))
     }
 
     /// All parties, by position.

@@ -248,6 +248,45 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "an_offer_by_a_stranger_and_frames_out_of_order_are_refused",
     ),
     ("F10", "", "a_changed_text_or_list_of_readers_is_refused"),
+    // Rendezvous records: a place and its keys belong to each.
+    (
+        "S13.1",
+        "",
+        "a41_false_old_oversized_and_ten_thousand_answers_are_refused_and_bounded",
+    ),
+    (
+        "S13.2",
+        "",
+        "a43_nobody_without_the_secret_writes_or_overwrites_a_record",
+    ),
+    (
+        "S13.3",
+        "",
+        "a44_records_of_another_hour_or_session_are_not_used",
+    ),
+    (
+        "S13.4",
+        "",
+        "a43_nobody_without_the_secret_writes_or_overwrites_a_record",
+    ),
+    ("S13.5", "", "what_is_sealed_with_another_key_is_refused"),
+    ("S13.6", "", "whereabouts_beyond_their_limits_are_refused"),
+    ("S13.7", "", "whereabouts_beyond_their_limits_are_refused"),
+    (
+        "S13.8",
+        "the whereabouts are those",
+        "a43_an_insider_who_writes_for_another_party_is_not_believed",
+    ),
+    (
+        "S13.8",
+        "the whereabouts are signed",
+        "what_a_key_that_is_not_pinned_signs_is_not_used",
+    ),
+    (
+        "S13.9",
+        "",
+        "a44_records_of_another_hour_or_session_are_not_used",
+    ),
     // What relays say about themselves.
     (
         "S12",
