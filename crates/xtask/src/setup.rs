@@ -1,5 +1,5 @@
-//! What the checks need besides Rust: a C compiler, Python with venv, namespaces and their
-//! interfaces, cargo-deny.
+//! What the checks need besides Rust: a C compiler, Python with venv, namespaces, their
+//! interfaces and NATs, cargo-deny.
 
 use std::{
     env,
@@ -21,6 +21,7 @@ const NEEDED: &[(&str, &[&str], &str)] = &[
     ("unshare", &["--version"], "util-linux"),
     ("nsenter", &["--version"], "util-linux"),
     ("ip", &["-V"], "iproute2"),
+    ("nft", &["--version"], "nftables"),
     ("git", &["--version"], "git"),
 ];
 
@@ -33,7 +34,22 @@ pub fn run(_root: &Path) -> Result<(), String> {
     if !missing.is_empty() {
         install_packages(&missing.join(" "))?;
     }
+    open_tun()?;
     install_cargo_deny()
+}
+
+/// The lab's lines are TUN devices. Debian opens their door to everybody; some containers do not.
+fn open_tun() -> Result<(), String> {
+    const DOOR: &str = "/dev/net/tun";
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DOOR);
+    if opened.is_ok() || !Path::new(DOOR).exists() {
+        return Ok(());
+    }
+    super::run(Command::new("sudo").args(["-n", "chmod", "0666", DOOR]))
+        .map_err(|_| format!("{DOOR} is not open to this user: sudo chmod 0666 {DOOR}"))
 }
 
 /// Where cargo-deny is, if it is there in the right version.
