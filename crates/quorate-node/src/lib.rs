@@ -10,12 +10,15 @@ mod contact;
 pub mod control;
 mod fault;
 pub mod files;
+mod finding;
 pub mod lobby;
 pub mod netstack;
 pub mod overlay;
 pub mod party;
 pub mod post;
 pub mod program;
+pub mod relay;
 pub mod wireguard;
 
 pub use fault::Fault;
+pub use finding::{Finding, Verdict};

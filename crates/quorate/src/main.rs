@@ -6,6 +6,7 @@ mod args;
 mod command;
 mod consent;
 mod failure;
+mod findings;
 mod invitation;
 mod part;
 mod qr;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Cancel(args) => command::cancel::run(&global, &args),
         Command::Clean(args) => command::clean::run(&global, &args),
         Command::Receipt(args) => command::receipt::run(&global, args),
+        Command::Relay(args) => command::relay::run(&global, args),
         Command::Verify(args) => command::verify::run(&global, &args),
         Command::Background => command::background::run(&global),
         Command::Version => Ok(command::version::run(&global)),

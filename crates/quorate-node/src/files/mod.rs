@@ -6,6 +6,7 @@
 //!         inbox/                 0600   invitations of contacts, until they are joined or too late
 //!         sessions/<name>.json   0600   what I once agreed to, for doing it again
 //!         receipts/              0600   records of sessions: everything that was signed in them
+//!         relay/key.json         0600   the key of a relay that runs here
 //!         python/                       private virtual environment of `quorate demo`
 //! state/  sessions/<digest>      0600   what must survive a crash: written before it is sent
 //!         issued/<digest>        0600   invitations this user signed, to cancel them

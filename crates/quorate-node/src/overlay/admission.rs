@@ -45,26 +45,49 @@ pub const MAX_INCOMING_FROM_LOOPBACK: usize = 64;
 struct TooMany(IpAddr);
 
 /// Counts incoming connections by address.
-#[derive(Default)]
 pub(super) struct Behaviour {
     incoming: HashMap<ConnectionId, IpAddr>,
+    per_address: usize,
+    per_ip6_network: usize,
+    from_loopback: usize,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            incoming: HashMap::new(),
+            per_address: MAX_INCOMING_PER_ADDRESS,
+            per_ip6_network: MAX_INCOMING_PER_IP6_NETWORK,
+            from_loopback: MAX_INCOMING_FROM_LOOPBACK,
+        }
+    }
 }
 
 impl Behaviour {
+    /// With other limits, those of a relay.
+    pub fn with_limits(per_address: usize, per_ip6_network: usize) -> Self {
+        Self {
+            incoming: HashMap::new(),
+            per_address,
+            per_ip6_network,
+            from_loopback: per_address,
+        }
+    }
+
     fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr) -> Result<(), TooMany> {
         // What is no address of ours to dial, and cannot come in either, shares one count.
         let ip = Endpoint::of(remote).map_or(Ipv4Addr::UNSPECIFIED.into(), |e| e.ip);
         let ip = ip.to_canonical();
         let limit = if ip.is_loopback() {
-            MAX_INCOMING_FROM_LOOPBACK
+            self.from_loopback
         } else {
-            MAX_INCOMING_PER_ADDRESS
+            self.per_address
         };
         let same = self.incoming.values().filter(|other| **other == ip);
         let near = self.incoming.values();
         let near =
             near.filter(|other| ip6_network(**other).is_some_and(|n| Some(n) == ip6_network(ip)));
-        if same.count() >= limit || near.count() >= MAX_INCOMING_PER_IP6_NETWORK {
+        if same.count() >= limit || near.count() >= self.per_ip6_network {
             return Err(TooMany(ip));
         }
         self.incoming.insert(connection, ip);

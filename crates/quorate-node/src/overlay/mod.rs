@@ -23,6 +23,7 @@
 
 mod address;
 mod admission;
+mod announce;
 mod beacon;
 mod dialing;
 mod driver;
@@ -30,7 +31,10 @@ mod frame;
 mod lanes;
 mod link;
 mod network;
+mod relay_node;
+pub mod relay_probe;
 mod stream;
+mod throttle;
 
 use std::{
     fmt,
@@ -50,6 +54,9 @@ pub use lanes::{
     MAX_DATAGRAM_BYTES, PROBE_INTERVAL, RECEIVE_QUEUE,
 };
 pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
+pub use relay_node::{
+    External, Listen, RelayConfig, RelayLimits, RelayNode, RelayRefusal, RelayStatus,
+};
 pub use stream::SESSION_WAIT;
 
 use link::Links;

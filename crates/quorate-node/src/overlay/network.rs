@@ -150,7 +150,7 @@ fn limits() -> ConnectionLimits {
         .with_max_pending_outgoing(Some(MAX_PENDING_OUTGOING))
 }
 
-fn identify_config(public: PublicKey) -> identify::Config {
+pub(super) fn identify_config(public: PublicKey) -> identify::Config {
     identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), public)
         .with_agent_version(String::new())
         .with_interval(IDENTIFY_INTERVAL)

@@ -9,6 +9,7 @@ mod life;
 mod minus;
 mod part;
 mod receipt;
+mod relay;
 mod start;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use life::{CancelArgs, CleanArgs, LeaveArgs, StatusArgs};
 pub use minus::with_minus;
 pub use part::PartArgs;
 pub use receipt::{ExportFormat, ReceiptAction, ReceiptArgs};
+pub use relay::{RelayAction, RelayArgs, RelayRunArgs};
 pub use start::{StartWhen, parse_start};
 
 /// Secure multiparty computation between people who name each other by DID.
@@ -120,6 +122,8 @@ pub enum Command {
     Background,
     /// What was signed in ended sessions: list, show, export.
     Receipt(ReceiptArgs),
+    /// Carry sessions between parties that cannot reach each other, or look at a relay that does.
+    Relay(RelayArgs),
     /// Print the version of quorate and of what it speaks.
     Version,
 }

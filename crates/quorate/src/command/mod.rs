@@ -11,6 +11,7 @@ pub mod invite;
 pub mod join;
 pub mod leave;
 pub mod receipt;
+pub mod relay;
 pub mod status;
 pub mod verify;
 pub mod version;

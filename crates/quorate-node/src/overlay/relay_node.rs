@@ -1,0 +1,813 @@
+//! The swarm of a relay: carries circuits between parties that cannot reach each other.
+//!
+//! ```text
+//!   party A ── reserve ──► relay ◄── connect to A ── party B        (circuit relay v2: hop, stop)
+//!   party A ◄═════════ circuit: two streams, copied ═════════► party B
+//!   anybody ── /quorate/relay/1 ──► what this relay is and carries
+//! ```
+//! What a circuit carries is a connection of its own, with the handshake of its two ends: the relay
+//! sees ciphertext.
+//!
+//! How libp2p's relay is set up, and why:
+//! * its limits per address and time are off: the parties of one building share an address. Totals,
+//!   connections per address and circuits per peer are bounded instead;
+//! * a circuit has no limit of bytes unless one is asked for, and lasts [`RelayLimits::circuit_seconds`];
+//!   its rate is limited by [`throttle`](super::throttle);
+//! * reservations last as long as a circuit may, because libp2p counts a renewal as one more and
+//!   would refuse it on a relay that is full. One ends at once when its connection does;
+//! * it offers its service whatever addresses it knows, and names [`RelayConfig::external`] to
+//!   clients, or what it listens on.
+//!
+//! Limits: [`RelayLimits`]; [`MAX_STREAMS_BESIDE`] streams of a connection beside its circuits;
+//! [`MAX_PENDING`] connections in their handshake; a connection that carries nothing is closed
+//! after [`IDLE_WAIT`].
+//!
+//! Security. Requires: nothing of those who connect. Provides: bounded cost per peer and address;
+//! no content, DID or address in what is logged above debug. Does not provide: protection of
+//! availability from somebody with many addresses.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, Swarm, Transport as _, connection_limits,
+    connection_limits::ConnectionLimits,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, ListenerId},
+        upgrade::Version,
+    },
+    identify,
+    identity::Keypair,
+    multiaddr::Protocol,
+    noise, ping, quic, relay,
+    swarm::{self, NetworkBehaviour, SwarmEvent},
+    tcp, yamux,
+};
+use quorate_session::relay::{Access, Announcement, Limits, Load};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Interval, MissedTickBehavior, interval, sleep_until, timeout_at},
+};
+use zeroize::Zeroizing;
+
+use super::{
+    OverlayError, Scope,
+    address::Endpoint,
+    admission, announce,
+    network::identify_config,
+    throttle::{Meter, Throttled},
+};
+use crate::party::clock;
+
+/// Streams of one connection beside the circuits of its peer.
+const MAX_STREAMS_BESIDE: u32 = 16;
+/// Incoming streams of a connection in protocol negotiation.
+const MAX_NEGOTIATING_STREAMS: usize = 16;
+/// Connections in their handshake, opened by others.
+const MAX_PENDING: u32 = 128;
+/// Connections with one peer.
+const MAX_CONNECTIONS_PER_PEER: u32 = 8;
+/// Connections beside those that hold reservations: of parties that only dial.
+const CONNECTIONS_BESIDE: u32 = 128;
+/// A handshake must be complete within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without reservation, circuit or other stream is closed after this time.
+const IDLE_WAIT: Duration = Duration::from_secs(20);
+/// QUIC flow control: unread bytes of one stream and of one connection.
+const QUIC_STREAM_WINDOW: u32 = 1024 * 1024;
+const QUIC_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// How often the rate is measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+/// The first listen address must be known within this time.
+const LISTEN_WAIT: Duration = Duration::from_secs(2);
+/// After the first one, the others get this long.
+const LISTEN_REST: Duration = Duration::from_millis(250);
+/// Connections get this long to close at the end.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+/// Orders that wait for the relay's task.
+const ORDER_QUEUE: usize = 4;
+
+/// What a relay carries at most. Zero means "no such limit" where [`Limits`] says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Circuits at a time.
+    pub circuits: u32,
+    /// Circuits of one peer at a time, as either end.
+    pub circuits_per_peer: u32,
+    /// Reservations at a time.
+    pub reservations: u32,
+    /// Connections that one address may open; four times as many for an IPv6 network of 64 bits.
+    pub connections_per_address: u32,
+    /// How long a circuit lasts.
+    pub circuit_seconds: u32,
+    /// Bytes of a circuit, both directions together; zero: no limit.
+    pub circuit_bytes: u64,
+    /// Bits per second of one direction of a circuit; zero: no limit.
+    pub circuit_bits_per_second: u64,
+    /// Bits per second of all circuits together; zero: no limit.
+    pub total_bits_per_second: u64,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            circuits: 256,
+            circuits_per_peer: 32,
+            reservations: 128,
+            connections_per_address: 64,
+            circuit_seconds: 24 * 3600,
+            circuit_bytes: 0,
+            circuit_bits_per_second: 50_000_000,
+            total_bits_per_second: 0,
+        }
+    }
+}
+
+impl RelayLimits {
+    fn announced(&self) -> Limits {
+        Limits {
+            circuits: self.circuits,
+            reservations: self.reservations,
+            circuit_seconds: self.circuit_seconds,
+            circuit_bytes: self.circuit_bytes,
+            circuit_bits_per_second: self.circuit_bits_per_second,
+            total_bits_per_second: self.total_bits_per_second,
+        }
+    }
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Multiaddr text; port 0 lets the system choose.
+    pub address: String,
+    /// Whether the relay must not start without it.
+    pub required: bool,
+}
+
+/// An address that others reach the relay at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum External {
+    /// This host, at every port that is listened on.
+    Host(IpAddr),
+    /// Exactly this multiaddr.
+    Address(String),
+}
+
+/// What a relay is started with.
+pub struct RelayConfig {
+    /// Ed25519 seed of its identity.
+    pub secret: Zeroizing<[u8; 32]>,
+    /// Where to listen.
+    pub listen: Vec<Listen>,
+    /// What it is reachable at; if empty, the addresses listened on.
+    pub external: Vec<External>,
+    /// What it carries.
+    pub limits: RelayLimits,
+    /// What its operator calls it.
+    pub name: Option<String>,
+    /// UDP ports that answer STUN; none or two.
+    pub stun: Vec<u16>,
+}
+
+impl std::fmt::Debug for RelayConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayConfig")
+            .field("secret", &"(secret)")
+            .field("listen", &self.listen)
+            .field("external", &self.external)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a relay refused something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RelayRefusal {
+    /// A connection: too many, or too many from there.
+    Connection,
+    /// A reservation: all are taken.
+    Reservation,
+    /// A circuit: all are taken, or those of this peer.
+    Circuit,
+    /// A circuit to somebody who has no reservation here.
+    NoReservation,
+    /// Something else, such as a message that makes no sense.
+    Other,
+}
+
+impl RelayRefusal {
+    /// All of them, in the order of [`RelayStatus::refused`].
+    pub const ALL: [Self; 5] = [
+        Self::Connection,
+        Self::Reservation,
+        Self::Circuit,
+        Self::NoReservation,
+        Self::Other,
+    ];
+
+    /// Its word in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Reservation => "reservation",
+            Self::Circuit => "circuit",
+            Self::NoReservation => "no_reservation",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// How a relay stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RelayStatus {
+    /// Connections at present.
+    pub connections: u32,
+    /// Peers with a reservation at present.
+    pub reservations: u32,
+    /// Circuits at present.
+    pub circuits: u32,
+    /// Reservations that were granted, without renewals.
+    pub reservations_total: u64,
+    /// Circuits that were granted.
+    pub circuits_total: u64,
+    /// Bytes that were read from peers.
+    pub bytes_total: u64,
+    /// Bits per second over the last seconds.
+    pub bits_per_second: u64,
+    /// What was refused, in the order of [`RelayRefusal::ALL`].
+    pub refused: [u64; RelayRefusal::ALL.len()],
+    /// Whether it takes nothing new any more.
+    pub draining: bool,
+    /// What it is reachable at, as multiaddr text with `/p2p/…`.
+    pub addresses: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    status: Arc<Mutex<RelayStatus>>,
+    meter: Arc<Meter>,
+}
+
+impl Shared {
+    fn change<T>(&self, change: impl FnOnce(&mut RelayStatus) -> T) -> T {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn status(&self) -> RelayStatus {
+        let mut status = self.change(|s| s.clone());
+        status.bytes_total = self.meter.bytes();
+        status
+    }
+}
+
+enum Order {
+    Drain(Duration, oneshot::Sender<()>),
+    Stop,
+}
+
+/// A running relay. Dropping it stops it without waiting.
+pub struct RelayNode {
+    peer: String,
+    shared: Shared,
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for RelayNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayNode")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RelayNode {
+    /// Listens and serves.
+    pub async fn start(config: RelayConfig) -> Result<Self, OverlayError> {
+        // Two providers are in the dependency tree; an error only says that one is chosen already.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let limits = config.limits;
+        let shared = Shared {
+            status: Arc::default(),
+            meter: Arc::new(Meter::new(
+                limits.circuit_bits_per_second,
+                limits.total_bits_per_second,
+                clock::now(),
+            )),
+        };
+        let (orders, receiver) = mpsc::channel(ORDER_QUEUE);
+        let mut driver = Driver::new(config, shared.clone(), receiver)?;
+        driver.listening().await?;
+        let peer = driver.swarm.local_peer_id().to_string();
+        Ok(Self {
+            peer,
+            shared,
+            orders,
+            task: tokio::spawn(driver.run()),
+        })
+    }
+
+    /// The relay's `PeerId`, `12D3Koo…`.
+    pub fn peer_id(&self) -> &str {
+        &self.peer
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> RelayStatus {
+        self.shared.status()
+    }
+
+    /// Reads [`status`](Self::status) from elsewhere.
+    pub fn watch(&self) -> impl Fn() -> RelayStatus + Send + Sync + Clone + 'static {
+        let shared = self.shared.clone();
+        move || shared.status()
+    }
+
+    /// Takes nothing new, and waits until the last circuit is closed, at most for `wait`.
+    pub async fn drain(&self, wait: Duration) {
+        let (done, ended) = oneshot::channel();
+        if self.orders.send(Order::Drain(wait, done)).await.is_ok() {
+            let _ = ended.await;
+        }
+    }
+
+    /// Whether its task is gone, which it is by a fault only.
+    pub fn has_failed(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Closes all connections and waits for that.
+    pub async fn stop(self) {
+        let _ = self.orders.send(Order::Stop).await;
+        let _ = self.task.await;
+    }
+}
+
+/// All behaviours of a relay. What serves others in addition (a DHT) belongs beside `relay`.
+#[derive(NetworkBehaviour)]
+struct Node {
+    limits: connection_limits::Behaviour,
+    admission: admission::Behaviour,
+    relay: relay::Behaviour,
+    announce: announce::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+struct Driver {
+    swarm: Swarm<Node>,
+    shared: Shared,
+    orders: mpsc::Receiver<Order>,
+    external: Vec<External>,
+    listening: Vec<(ListenerId, Multiaddr)>,
+    /// Peers that hold a reservation.
+    reserved: std::collections::HashSet<PeerId>,
+    /// Circuits by their two ends; libp2p may tell the end of one twice.
+    circuits: HashMap<(PeerId, PeerId), u32>,
+    measured: (Instant, u64),
+    measure: Interval,
+    draining: Option<(tokio::time::Instant, oneshot::Sender<()>)>,
+}
+
+impl Driver {
+    fn new(
+        config: RelayConfig,
+        shared: Shared,
+        orders: mpsc::Receiver<Order>,
+    ) -> Result<Self, OverlayError> {
+        let mut secret = config.secret;
+        let keypair = Keypair::ed25519_from_bytes(secret.as_mut_slice()).map_err(setup)?;
+        let announcement = Announcement {
+            name: config.name,
+            stun: config.stun,
+            limits: config.limits.announced(),
+            load: Load::default(),
+            access: Access::Open,
+            at: clock::wall(),
+        };
+        let encoded = announcement.encode();
+        encoded.map_err(|refusal| OverlayError::Setup(refusal.detail))?;
+        let source = source(announcement, shared.clone());
+        let node = behaviours(&keypair, &config.limits, source);
+        let transport = transport(&keypair, &config.limits, Arc::clone(&shared.meter))?;
+        let local = keypair.public().to_peer_id();
+        let swarm_config = swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(IDLE_WAIT)
+            .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
+        let mut swarm = Swarm::new(transport, node, local, swarm_config);
+        swarm
+            .behaviour_mut()
+            .relay
+            .set_status(Some(relay::Status::Enable));
+        for listen in &config.listen {
+            let at = |why: &dyn std::fmt::Display| format!("{}: {why}", listen.address);
+            let address: Result<Multiaddr, _> = listen.address.parse();
+            let address = address.map_err(|e| OverlayError::Listen(at(&e)))?;
+            Endpoint::of(&address).map_err(|e| OverlayError::Listen(at(&e)))?;
+            match swarm.listen_on(address) {
+                Err(e) if listen.required => return Err(OverlayError::Listen(at(&e))),
+                Err(e) => tracing::warn!("not listening on {}", at(&e)),
+                Ok(_) => {}
+            }
+        }
+        let mut measure = interval(MEASURE_EVERY);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            swarm,
+            shared,
+            orders,
+            external: config.external,
+            listening: Vec::new(),
+            reserved: std::collections::HashSet::new(),
+            circuits: HashMap::new(),
+            measured: (clock::now(), 0),
+            measure,
+            draining: None,
+        })
+    }
+
+    /// Waits for the first addresses.
+    async fn listening(&mut self) -> Result<(), OverlayError> {
+        let mut until = tokio::time::Instant::now() + LISTEN_WAIT;
+        while let Ok(event) = timeout_at(until, self.swarm.select_next_some()).await {
+            if matches!(event, SwarmEvent::NewListenAddr { .. }) {
+                until = until.min(tokio::time::Instant::now() + LISTEN_REST);
+            }
+            self.handle(event);
+        }
+        if self.listening.is_empty() {
+            return Err(OverlayError::Listen("none of the addresses works".into()));
+        }
+        Ok(())
+    }
+
+    async fn run(mut self) {
+        loop {
+            let deadline = self.draining.as_ref().map(|(at, _)| *at);
+            let late = async {
+                match deadline {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.handle(event),
+                order = self.orders.recv() => match order {
+                    Some(Order::Drain(wait, done)) => self.drain(wait, done),
+                    Some(Order::Stop) | None => break,
+                },
+                _ = self.measure.tick() => self.measure(),
+                () = late => self.drained(),
+            }
+            if self.draining.is_some() && self.circuits.is_empty() {
+                self.drained();
+            }
+        }
+        self.close().await;
+    }
+
+    fn drain(&mut self, wait: Duration, done: oneshot::Sender<()>) {
+        let relay = &mut self.swarm.behaviour_mut().relay;
+        relay.set_status(Some(relay::Status::Disable));
+        self.shared.change(|s| s.draining = true);
+        self.draining = Some((tokio::time::Instant::now() + wait, done));
+    }
+
+    fn drained(&mut self) {
+        if let Some((_, done)) = self.draining.take() {
+            let _ = done.send(());
+        }
+    }
+
+    async fn close(mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let until = tokio::time::Instant::now() + CLOSE_WAIT;
+        while self.swarm.network_info().num_peers() > 0
+            && timeout_at(until, self.swarm.select_next_some())
+                .await
+                .is_ok()
+        {}
+    }
+
+    fn measure(&mut self) {
+        let (then, before) = self.measured;
+        let (now, bytes) = (clock::now(), self.shared.meter.bytes());
+        let ms = now.saturating_duration_since(then).as_millis().max(1);
+        let bits = u128::from(bytes - before) * 8 * 1000 / ms;
+        self.measured = (now, bytes);
+        let bits = u64::try_from(bits).unwrap_or(u64::MAX);
+        self.shared.change(|s| s.bits_per_second = bits);
+    }
+
+    fn handle(&mut self, event: SwarmEvent<NodeEvent>) {
+        match event {
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => {
+                tracing::debug!("listening on {address}");
+                self.listening.push((listener_id, address));
+                self.name_addresses();
+            }
+            SwarmEvent::ExpiredListenAddr {
+                listener_id,
+                address,
+            } => {
+                let gone = (listener_id, address);
+                self.listening.retain(|known| *known != gone);
+                self.name_addresses();
+            }
+            SwarmEvent::ListenerClosed { listener_id, .. } => {
+                tracing::warn!("a listener was closed");
+                self.listening.retain(|(id, _)| *id != listener_id);
+                self.name_addresses();
+            }
+            SwarmEvent::ConnectionEstablished { .. } => self.count_connections(),
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                num_established,
+                ..
+            } => {
+                if num_established == 0 {
+                    self.reserved.remove(&peer_id);
+                    self.circuits
+                        .retain(|(a, b), _| *a != peer_id && *b != peer_id);
+                    self.count();
+                }
+                self.count_connections();
+            }
+            SwarmEvent::IncomingConnectionError { error, .. } => {
+                if matches!(error, swarm::ListenError::Denied { .. }) {
+                    self.refuse(RelayRefusal::Connection);
+                }
+                tracing::debug!("an incoming connection failed: {error}");
+            }
+            SwarmEvent::Behaviour(NodeEvent::Relay(event)) => self.relayed(event),
+            _ => {}
+        }
+    }
+
+    fn relayed(&mut self, event: relay::Event) {
+        use relay::Event as E;
+        match event {
+            E::ReservationReqAccepted {
+                src_peer_id,
+                renewed,
+            } => {
+                self.reserved.insert(src_peer_id);
+                if !renewed {
+                    self.shared.change(|s| s.reservations_total += 1);
+                }
+            }
+            E::ReservationReqDenied { .. } => self.refuse(RelayRefusal::Reservation),
+            E::ReservationTimedOut { src_peer_id } => {
+                self.reserved.remove(&src_peer_id);
+            }
+            E::CircuitReqDenied { status, .. } => self.refuse(match status {
+                relay::StatusCode::ResourceLimitExceeded => RelayRefusal::Circuit,
+                relay::StatusCode::NoReservation => RelayRefusal::NoReservation,
+                _ => RelayRefusal::Other,
+            }),
+            E::CircuitReqAccepted {
+                src_peer_id,
+                dst_peer_id,
+            } => {
+                *self.circuits.entry((src_peer_id, dst_peer_id)).or_default() += 1;
+                self.shared.change(|s| s.circuits_total += 1);
+            }
+            E::CircuitClosed {
+                src_peer_id,
+                dst_peer_id,
+                error,
+            } => {
+                if let Some(error) = error {
+                    tracing::debug!("a circuit ended: {error}");
+                }
+                let pair = (src_peer_id, dst_peer_id);
+                if let Some(count) = self.circuits.get_mut(&pair) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.circuits.remove(&pair);
+                    }
+                }
+            }
+            other => tracing::debug!("relay: {other:?}"),
+        }
+        self.count();
+    }
+
+    fn refuse(&self, why: RelayRefusal) {
+        tracing::debug!("refused a {}", why.as_str());
+        let at = RelayRefusal::ALL.iter().position(|r| *r == why);
+        self.shared.change(|s| {
+            if let Some(count) = at.and_then(|at| s.refused.get_mut(at)) {
+                *count += 1;
+            }
+        });
+    }
+
+    fn count(&self) {
+        let reservations = u32::try_from(self.reserved.len()).unwrap_or(u32::MAX);
+        let circuits = self.circuits.values().sum();
+        self.shared.change(|s| {
+            s.reservations = reservations;
+            s.circuits = circuits;
+        });
+    }
+
+    fn count_connections(&self) {
+        let info = self.swarm.network_info();
+        let connections = info.connection_counters().num_established();
+        self.shared.change(|s| s.connections = connections);
+    }
+
+    /// Tells libp2p and our status what the relay is reachable at.
+    fn name_addresses(&mut self) {
+        let wanted = reachable_at(&self.external, self.listening.iter().map(|(_, a)| a));
+        let known: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
+        for gone in known.iter().filter(|a| !wanted.contains(a)) {
+            self.swarm.remove_external_address(gone);
+        }
+        for new in wanted.iter().filter(|a| !known.contains(a)) {
+            self.swarm.add_external_address(new.clone());
+        }
+        let local = *self.swarm.local_peer_id();
+        let named = wanted.into_iter().map(|a| a.with(Protocol::P2p(local)));
+        let named = named.map(|a| a.to_string()).collect();
+        self.shared.change(|s| s.addresses = named);
+    }
+}
+
+/// What others are told to reach the relay at: what the operator named, or what is listened on
+/// without loopback, unless there is nothing else.
+fn reachable_at<'a>(
+    external: &[External],
+    listening: impl Iterator<Item = &'a Multiaddr>,
+) -> Vec<Multiaddr> {
+    let listening: Vec<Endpoint> = listening
+        .filter_map(|a| Endpoint::of(a).ok())
+        .filter(|e| e.allowed(Scope::Lan).is_ok())
+        .collect();
+    let mut wanted: Vec<Multiaddr> = Vec::new();
+    let mut add = |address: Multiaddr| {
+        if !wanted.contains(&address) {
+            wanted.push(address);
+        }
+    };
+    if external.is_empty() {
+        let beyond = listening.iter().any(|e| !e.is_loopback());
+        let named = listening.iter().filter(|e| e.is_loopback() != beyond);
+        named.for_each(|e| add(e.address.clone()));
+        return wanted;
+    }
+    for named in external {
+        match named {
+            External::Address(text) => text.parse().into_iter().for_each(&mut add),
+            External::Host(ip) => listening
+                .iter()
+                .filter(|e| e.ip.is_ipv4() == ip.is_ipv4())
+                .for_each(|e| add(Endpoint::new(*ip, e.port, e.transport, None).address)),
+        }
+    }
+    wanted
+}
+
+fn source(announcement: Announcement, shared: Shared) -> announce::Source {
+    Arc::new(move || {
+        let status = shared.status();
+        let now = Announcement {
+            load: Load {
+                circuits: status.circuits,
+                reservations: status.reservations,
+                bits_per_second: status.bits_per_second,
+            },
+            at: clock::wall(),
+            ..announcement.clone()
+        };
+        // Checked at the start; what changes since are numbers.
+        now.encode().unwrap_or_default()
+    })
+}
+
+fn behaviours(keypair: &Keypair, limits: &RelayLimits, source: announce::Source) -> Node {
+    let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    let duration = Duration::from_secs(limits.circuit_seconds.max(1).into());
+    let config = relay::Config {
+        max_reservations: size(limits.reservations),
+        max_reservations_per_peer: 1,
+        reservation_duration: duration,
+        reservation_rate_limiters: Vec::new(),
+        max_circuits: size(limits.circuits),
+        // libp2p refuses beyond one more than this.
+        max_circuits_per_peer: size(limits.circuits_per_peer).saturating_sub(1),
+        max_circuit_duration: duration,
+        max_circuit_bytes: limits.circuit_bytes,
+        circuit_src_rate_limiters: Vec::new(),
+    };
+    let per_address = size(limits.connections_per_address);
+    let connections = limits.reservations.saturating_add(CONNECTIONS_BESIDE);
+    let connections = ConnectionLimits::default()
+        .with_max_established_incoming(Some(connections))
+        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
+        .with_max_pending_incoming(Some(MAX_PENDING))
+        // A relay dials nobody.
+        .with_max_pending_outgoing(Some(0));
+    Node {
+        limits: connection_limits::Behaviour::new(connections),
+        admission: admission::Behaviour::with_limits(per_address, per_address.saturating_mul(4)),
+        relay: relay::Behaviour::new(keypair.public().to_peer_id(), config),
+        announce: announce::Behaviour::answering(source),
+        identify: identify::Behaviour::new(identify_config(keypair.public())),
+        ping: ping::Behaviour::default(),
+    }
+}
+
+fn transport(
+    keypair: &Keypair,
+    limits: &RelayLimits,
+    meter: Arc<Meter>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, OverlayError> {
+    let streams = limits.circuits_per_peer.saturating_add(MAX_STREAMS_BESIDE);
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(usize::try_from(streams).unwrap_or(usize::MAX).min(4096));
+    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair).map_err(setup)?)
+        .multiplex(yamux)
+        .timeout(HANDSHAKE_TIMEOUT)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let mut config = quic::Config::new(keypair);
+    config.handshake_timeout = HANDSHAKE_TIMEOUT;
+    config.max_concurrent_stream_limit = streams;
+    config.max_stream_data = QUIC_STREAM_WINDOW;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW;
+    let quic = quic::tokio::Transport::new(config)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    Ok(quic
+        .or_transport(tcp)
+        .map(move |either, _| {
+            let (peer, muxer) = either.into_inner();
+            let throttled = Throttled::new(muxer, Arc::clone(&meter));
+            (peer, StreamMuxerBox::new(throttled))
+        })
+        .boxed())
+}
+
+fn setup(error: impl std::fmt::Display) -> OverlayError {
+    OverlayError::Setup(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(external: &[External], listening: &[&str]) -> Vec<String> {
+        let listening: Vec<Multiaddr> = listening
+            .iter()
+            .map(|a| a.parse().expect("an address"))
+            .collect();
+        reachable_at(external, listening.iter())
+            .iter()
+            .map(Multiaddr::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn loopback_is_named_only_where_there_is_nothing_else() {
+        let loopback = "/ip4/127.0.0.1/tcp/4001";
+        let all = [loopback, "/ip4/192.0.2.1/tcp/4001", "/ip6/fe80::1/tcp/4001"];
+        assert_eq!(addresses(&[], &all), ["/ip4/192.0.2.1/tcp/4001"]);
+        assert_eq!(addresses(&[], &[loopback]), [loopback]);
+    }
+
+    #[test]
+    fn an_external_host_is_named_with_the_ports_of_its_family() {
+        let listening = [
+            "/ip4/10.0.0.2/tcp/4001",
+            "/ip4/127.0.0.1/tcp/4001",
+            "/ip4/10.0.0.2/udp/4001/quic-v1",
+            "/ip6/::1/tcp/4001",
+        ];
+        let host = External::Host("192.0.2.9".parse().expect("an address"));
+        let exact = External::Address("/ip4/192.0.2.9/tcp/443".into());
+        assert_eq!(
+            addresses(&[host, exact], &listening),
+            [
+                "/ip4/192.0.2.9/tcp/4001",
+                "/ip4/192.0.2.9/udp/4001/quic-v1",
+                "/ip4/192.0.2.9/tcp/443",
+            ]
+        );
+    }
+}
