@@ -33,7 +33,7 @@ fn join(world: &World, index: usize, ticket: &str) -> Command {
 }
 
 /// The ticket as the inviter's screen shows it.
-fn ticket(inviter: &Running) -> String {
+pub fn ticket(inviter: &Running) -> String {
     inviter.stderr.wait_for("https://quorate.org/j#qrt1");
     let text = inviter.stderr.text();
     let line = text

@@ -22,6 +22,7 @@ mod lan;
 mod life;
 mod pty;
 mod records;
+mod returning;
 mod secrets;
 mod terms;
 mod three_shells;

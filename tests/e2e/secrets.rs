@@ -194,6 +194,31 @@ fn a58_no_secret_is_in_arguments_or_environment_and_memory_is_not_dumped() {
 }
 
 #[test]
+fn a58_commands_that_read_a_key_without_a_session_leave_no_core_file_either() {
+    let world = World::new(&["alba"]);
+    let mut verify = world.quorate(0);
+    verify
+        .args(["verify", "-"])
+        .stdin(std::process::Stdio::piped());
+    let mut child = verify
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let core = || {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+        let core = limits.lines().find(|l| l.starts_with("Max core file size"));
+        core.unwrap().split_whitespace().nth(4).map(str::to_owned)
+    };
+    crate::world::eventually("it switches core files off", || {
+        core().as_deref() == Some("0")
+    });
+    // What is not dumpable belongs to root, whoever runs it; among root's processes the two cannot be told apart.
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn a58_a_secret_would_be_found() {
     let world = World::new(&["alba", "bo", "cleo"]);
     let bundle = world.invite("vote", &[]);

@@ -236,6 +236,15 @@ impl Printed {
         });
     }
 
+    /// Waits until all that was printed is here. Something that outlives the process may keep the pipe open: a moment is enough.
+    fn wait_for_end(&self) {
+        let start = Instant::now();
+        // The reader holds the only other reference.
+        while Arc::strong_count(&self.0) > 1 && start.elapsed() < Duration::from_secs(3) {
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     pub fn text(&self) -> String {
         self.0.0.lock().unwrap().clone()
     }
@@ -313,6 +322,8 @@ impl Running {
                 None => thread::sleep(Duration::from_millis(20)),
             }
         };
+        self.stdout.wait_for_end();
+        self.stderr.wait_for_end();
         Ended {
             code: status.code(),
             stdout: self.stdout.text(),

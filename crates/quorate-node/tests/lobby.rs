@@ -176,6 +176,7 @@ async fn lobby(call: &Verified<Call>, overlay: [u8; 32]) -> (HostHandle, Receive
         overlay_secret: Zeroizing::new(overlay),
         scope: Scope::Local,
         program: Some(b"print(2026)".to_vec()),
+        contacts: Vec::new(),
         hints: vec![],
     };
     host(config).await.unwrap()
@@ -458,6 +459,7 @@ async fn a_call_for_another_lobby_is_not_served() {
         overlay_secret: Zeroizing::new(random()),
         scope: Scope::Local,
         program: None,
+        contacts: Vec::new(),
         hints: vec![],
     };
     assert!(host(config).await.is_err());

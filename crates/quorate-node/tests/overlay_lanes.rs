@@ -133,5 +133,8 @@ async fn somebody_outside_of_the_roster_gets_no_lane() {
     assert!(opened.is_err());
     assert!(to_b.state(2).is_none());
     assert!(!to_b.send(2, b"nobody"));
-    assert!(to_a.state(1).is_none_or(|s| s.rtt.is_none()), "never answered");
+    assert!(
+        to_a.state(1).is_none_or(|s| s.rtt.is_none()),
+        "never answered"
+    );
 }

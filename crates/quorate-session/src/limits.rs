@@ -72,6 +72,8 @@ pub const MAX_PROGRAM_SOURCE_BYTES: usize = 96 * 1024;
 pub const MAX_LOBBY_LINKS: usize = 96;
 /// Applications that may wait for an answer.
 pub const MAX_APPLICATIONS: usize = 32;
+/// More of them, for contacts of the inviter only: strangers cannot take their places.
+pub const MAX_CONTACT_APPLICATIONS: usize = 8;
 /// DIDs that were not admitted and are remembered, so that nobody is asked about them again.
 pub const MAX_REFUSED_APPLICANTS: usize = 256;
 /// Frames from one applicant on one link.

@@ -14,7 +14,7 @@ use quorate_session::{
     Closing, Contact, LinkId,
     limits::{
         APPLICATION_INTERVAL, DELIVERY_WAIT, LOBBY_ANSWER_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT,
-        LOBBY_RETRY_WAIT, MAX_APPLICATIONS, SEAT_KEPT, SEAT_SAID_WAIT,
+        LOBBY_RETRY_WAIT, MAX_APPLICATIONS, MAX_CONTACT_APPLICATIONS, SEAT_KEPT, SEAT_SAID_WAIT,
     },
     lobby::{Applicant, ApplicantEvent, ApplicantId, Frame, HostEvent, Misuse},
     message::{Card, CodeText, card},
@@ -473,6 +473,33 @@ fn an_applicant_that_is_one_too_many_comes_back() {
     table.pass(LOBBY_RETRY_WAIT.max(APPLICATION_INTERVAL));
     assert_eq!(table.words(seat).len(), 1);
     assert_eq!(table.applied().len(), MAX_APPLICATIONS + 1);
+}
+
+#[test]
+fn strangers_cannot_take_the_places_or_the_turns_of_contacts() {
+    let mut table = Table::knowing(
+        3,
+        (50..=50 + MAX_CONTACT_APPLICATIONS).map(|n| key(n).did()),
+    );
+    for n in 0..MAX_APPLICATIONS {
+        table.ask(1 + n);
+    }
+    let stranger = table.ask(40);
+    assert!(table.words(stranger).is_empty());
+    for n in 0..MAX_CONTACT_APPLICATIONS {
+        let contact = table.ask(50 + n);
+        assert_eq!(table.words(contact).len(), 1, "contact {n} was not heard");
+    }
+    assert_eq!(
+        table.host.waiting(),
+        MAX_APPLICATIONS + MAX_CONTACT_APPLICATIONS
+    );
+    let one_more = table.ask(50 + MAX_CONTACT_APPLICATIONS);
+    assert!(table.words(one_more).is_empty(), "contacts are bounded too");
+    // Refusing a stranger makes room for one of those who wait outside.
+    table.host.refuse(table.applied()[0], "no").unwrap();
+    table.run();
+    assert!(table.host.waiting() < MAX_APPLICATIONS + MAX_CONTACT_APPLICATIONS);
 }
 
 #[test]

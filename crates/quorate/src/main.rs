@@ -26,6 +26,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    part::protect_memory();
     let args = Args::parse_from(args::with_minus(std::env::args_os()));
     text::choose_colour(args.global.color);
     let global = args.global;

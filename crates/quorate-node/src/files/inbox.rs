@@ -1,13 +1,22 @@
-//! Invitations of contacts that came by post: kept until they are joined or too late.
+//! Bundles that are kept: each is an invitation with the secret to find the others, and lets this user take part in its session.
 //!
 //! ```text
-//! data/inbox/<digest>.quorate   0600   a bundle: the invitation and the secret to find the others
+//! came by post, or from a lobby ─► data/inbox ─ taken part in ─► state/taken ─ ended in order, may be joined again ─► state/left
+//!                                      │ too late                     │ process killed: stays, `join` comes back
+//!                                      ▼ removed                      ▼ ended for good: removed
 //! ```
-//! Limits: [`MAX_INBOX`] invitations, of [`MAX_INVITATION_BYTES`] each; the oldest go first.
+//! Files are `<digest>.quorate`, mode 0600.
+//!
+//! Limits: [`MAX_INBOX`] invitations per folder, of [`MAX_INVITATION_BYTES`] each; the oldest go first. Those whose session is
+//! over by its own times are removed by [`Inbox::forget_ended`] and by `quorate clean`.
+//!
+//! Security: the secret lets others find the parties of a session, and nothing more; it is kept only as long as the session can
+//! go on.
 
 use std::{fs, path::PathBuf};
 
-use quorate_identity::Digest;
+use quorate_identity::{Digest, UnixTime, Unverified};
+use quorate_session::{Bundle, Invitation};
 
 use super::{Home, atomic::disk, read_bounded, remove_if_there, write_atomic};
 use crate::Fault;
@@ -19,35 +28,52 @@ pub const MAX_INVITATION_BYTES: u64 = 256 * 1024;
 /// End of the files' names.
 const EXTENSION: &str = "quorate";
 
-/// The invitations of one home.
-#[derive(Debug)]
-pub struct Inbox;
+/// The bundles of one home, of one kind.
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    folder: PathBuf,
+}
 
 impl Inbox {
-    fn folder(home: &Home) -> PathBuf {
-        home.data().join("inbox")
+    /// Invitations that came and that this user did not take part in yet.
+    pub fn of(home: &Home) -> Self {
+        let folder = home.data().join("inbox");
+        Self { folder }
     }
 
-    fn path(home: &Home, digest: &Digest) -> PathBuf {
-        Self::folder(home).join(format!("{digest}.{EXTENSION}"))
+    /// Invitations that this user takes part in; where no process does, it was killed.
+    pub fn taken(home: &Home) -> Self {
+        let folder = home.state().join("taken");
+        Self { folder }
+    }
+
+    /// Invitations whose session stopped here, and that can be joined again.
+    pub fn left(home: &Home) -> Self {
+        let folder = home.state().join("left");
+        Self { folder }
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{digest}.{EXTENSION}"))
     }
 
     /// Keeps the bundle of an invitation.
-    pub fn keep(home: &Home, digest: &Digest, bundle: &str) -> Result<(), Fault> {
-        Home::ensure(&Self::folder(home))?;
-        let mut there = Self::files(home)?;
+    pub fn keep(&self, digest: &Digest, bundle: &str) -> Result<(), Fault> {
+        Home::ensure(&self.folder)?;
+        let mut there = self.files()?;
+        there.retain(|(_, path)| *path != self.path(digest));
         there.sort();
         let surplus = (there.len() + 1).saturating_sub(MAX_INBOX);
         for (_, path) in there.iter().take(surplus) {
             remove_if_there(path)?;
         }
-        write_atomic(&Self::path(home, digest), bundle.as_bytes())
+        write_atomic(&self.path(digest), bundle.as_bytes())
     }
 
     /// Everything kept; a file that cannot be read as text is none of ours.
-    pub fn all(home: &Home) -> Result<Vec<(Digest, String)>, Fault> {
+    pub fn all(&self) -> Result<Vec<(Digest, String)>, Fault> {
         let mut all = Vec::new();
-        let mut files = Self::files(home)?;
+        let mut files = self.files()?;
         files.sort();
         for (_, path) in files {
             let digest = path.file_stem().and_then(|s| s.to_str()?.parse().ok());
@@ -58,16 +84,40 @@ impl Inbox {
         Ok(all)
     }
 
-    /// Forgets an invitation.
-    pub fn remove(home: &Home, digest: &Digest) -> Result<(), Fault> {
-        remove_if_there(&Self::path(home, digest))
+    /// The bundle of one invitation.
+    pub fn find(&self, digest: &Digest) -> Result<Option<String>, Fault> {
+        let bytes = read_bounded(&self.path(digest), MAX_INVITATION_BYTES)?;
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
     }
 
-    fn files(home: &Home) -> Result<Vec<(std::time::SystemTime, PathBuf)>, Fault> {
-        let folder = Self::folder(home);
-        let entries = match fs::read_dir(&folder) {
+    /// Forgets an invitation.
+    pub fn remove(&self, digest: &Digest) -> Result<(), Fault> {
+        remove_if_there(&self.path(digest))
+    }
+
+    /// Removes what nobody can take part in any more.
+    pub fn forget_ended(&self, at: UnixTime) -> Result<(), Fault> {
+        self.ended(at)
+            .iter()
+            .try_for_each(|path| remove_if_there(path))
+    }
+
+    /// The files of sessions that have ended by their own times, and those that cannot be read.
+    pub(super) fn ended(&self, at: UnixTime) -> Vec<PathBuf> {
+        let files = self.files().unwrap_or_default().into_iter();
+        let over = |path: &PathBuf| {
+            let bytes = read_bounded(path, MAX_INVITATION_BYTES).ok().flatten();
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+            text.and_then(|text| end_by(&text))
+                .is_none_or(|end| end < at)
+        };
+        files.map(|(_, path)| path).filter(over).collect()
+    }
+
+    fn files(&self) -> Result<Vec<(std::time::SystemTime, PathBuf)>, Fault> {
+        let entries = match fs::read_dir(&self.folder) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|e| disk(&folder, "cannot be read", &e))?,
+            entries => entries.map_err(|e| disk(&self.folder, "cannot be read", &e))?,
         };
         let found = entries.flatten().map(|e| e.path());
         let found = found.filter(|p| p.extension().is_some_and(|e| e == EXTENSION));
@@ -75,6 +125,13 @@ impl Inbox {
             .filter_map(|p| Some((fs::metadata(&p).ok()?.modified().ok()?, p)))
             .collect())
     }
+}
+
+/// When the session of a bundle ends at the latest. It was verified when it was kept; here only a date is looked up.
+fn end_by(text: &str) -> Option<UnixTime> {
+    let bundle = Bundle::parse(text).ok()?;
+    let invitation = Unverified::<Invitation>::parse(&bundle.invitation).ok()?;
+    Some(invitation.claims_unproven().subject.time.end_by)
 }
 
 #[cfg(test)]
@@ -86,19 +143,40 @@ mod tests {
     fn what_came_is_kept_and_forgotten_and_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::below(folder.path());
-        assert!(Inbox::all(&home).unwrap().is_empty());
+        let inbox = Inbox::of(&home);
+        assert!(inbox.all().unwrap().is_empty());
         let digest = |n: usize| Digest::of("test", &n.to_be_bytes());
         for n in 0..MAX_INBOX + 3 {
-            Inbox::keep(&home, &digest(n), "quorate1:x").unwrap();
+            inbox.keep(&digest(n), "quorate1:x").unwrap();
         }
-        assert_eq!(Inbox::all(&home).unwrap().len(), MAX_INBOX);
-        Inbox::remove(&home, &digest(MAX_INBOX)).unwrap();
-        Inbox::remove(&home, &digest(MAX_INBOX)).unwrap();
-        let all = Inbox::all(&home).unwrap();
+        assert_eq!(inbox.all().unwrap().len(), MAX_INBOX);
+        inbox.remove(&digest(MAX_INBOX)).unwrap();
+        inbox.remove(&digest(MAX_INBOX)).unwrap();
+        assert!(inbox.find(&digest(MAX_INBOX)).unwrap().is_none());
+        let all = inbox.all().unwrap();
         assert_eq!(all.len(), MAX_INBOX - 1);
         assert!(
             all.iter()
                 .all(|(d, t)| *d != digest(MAX_INBOX) && t == "quorate1:x")
         );
+        // Keeping one again pushes out none.
+        for _ in 0..3 {
+            inbox.keep(&all[0].0, "quorate1:y").unwrap();
+        }
+        assert_eq!(inbox.all().unwrap().len(), MAX_INBOX - 1);
+    }
+
+    #[test]
+    fn the_kinds_are_apart_and_what_is_no_bundle_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::below(folder.path());
+        let digest = Digest([7; 32]);
+        let (taken, left) = (Inbox::taken(&home), Inbox::left(&home));
+        taken.keep(&digest, "quorate1:x").unwrap();
+        assert!(taken.find(&digest).unwrap().is_some());
+        assert!(left.find(&digest).unwrap().is_none());
+        assert!(Inbox::of(&home).find(&digest).unwrap().is_none());
+        taken.forget_ended(UnixTime(0)).unwrap();
+        assert!(taken.find(&digest).unwrap().is_none());
     }
 }

@@ -7,7 +7,8 @@
 //! | lock of a session | in our state folder, free, and no record beside it |
 //! | half-written file | our prefix, in our folders, older than [`HALF_WRITTEN_AFTER`] |
 //! | ended invitations, old records | by their own dates |
-//! | with *all*: how sessions ended, logs, damaged records | of use only to look back |
+//! | with *all*: how sessions ended, damaged records | of use only to look back |
+//! | with *all*: logs and outputs of detached sessions | the process that writes them holds a lock on them |
 //!
 //! A process is held by a descriptor from before it is looked at until it is gone, so that a number used again by another
 //! process is never signalled.
@@ -22,7 +23,7 @@ use std::{
     fs::{self, File},
     io::Read,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -36,7 +37,7 @@ use rustix::{
 };
 use serde::Serialize;
 
-use super::{Home, RunFolder, atomic::disk, issued_that_ended};
+use super::{Home, Inbox, RunFolder, atomic::disk, issued_that_ended};
 use crate::{Fault, program::supervisor::PROGRAM_MARK};
 
 /// Most things of one kind that are looked at.
@@ -66,7 +67,7 @@ pub enum Kind {
     HalfWritten,
     /// A record that cannot matter any more.
     OldRecord,
-    /// An invitation of ours that has ended.
+    /// An invitation of ours, or one that was taken part in, that has ended.
     Issued,
     /// A record that was damaged and put aside.
     Damaged,
@@ -104,7 +105,7 @@ impl Leftover {
             (_, Some(process)) => Ok(end(process)),
             (Some(path), _) => match self.kind {
                 Kind::RunFolder => RunFolder::remove_dead(path),
-                Kind::Lock => remove_lock(path),
+                Kind::Lock | Kind::Log => remove_unlocked(path),
                 _ => super::remove_if_there(path).map(|()| true),
             },
             (None, None) => Ok(false),
@@ -114,15 +115,10 @@ impl Leftover {
 
 /// Everything that is left, processes first: they may use the rest. `all` adds what is of use only to look back.
 pub fn leftovers(home: &Home, all: bool, at: UnixTime) -> Result<Vec<Leftover>, Fault> {
-    let folders = RunFolder::list(home)?;
-    let dead = |path: &Path| {
-        !folders
-            .iter()
-            .any(|(folder, alive)| *alive && path.starts_with(folder))
-    };
-    let mut found = processes(home, &dead);
-    let gone = folders.iter().filter(|(_, alive)| !alive);
-    found.extend(gone.map(|(path, _)| Leftover::at(Kind::RunFolder, path.clone())));
+    let mut found = processes(home);
+    let folders = RunFolder::list(home)?.into_iter();
+    let gone = folders.filter(|(_, alive)| !alive);
+    found.extend(gone.map(|(path, _)| Leftover::at(Kind::RunFolder, path)));
     let sessions = home.state().join("sessions");
     found.extend(
         files(&sessions, "lock")
@@ -136,9 +132,12 @@ pub fn leftovers(home: &Home, all: bool, at: UnixTime) -> Result<Vec<Leftover>, 
             .map(|p| Leftover::at(Kind::OldRecord, p)),
     );
     found.extend(half_written(home).map(|p| Leftover::at(Kind::HalfWritten, p)));
+    let shelves = [Inbox::of(home), Inbox::taken(home), Inbox::left(home)];
+    let bundles = shelves.into_iter().flat_map(|shelf| shelf.ended(at));
     found.extend(
         issued_that_ended(home, at)
             .into_iter()
+            .chain(bundles)
             .map(|p| Leftover::at(Kind::Issued, p)),
     );
     if all {
@@ -183,8 +182,11 @@ fn half_written(home: &Home) -> impl Iterator<Item = PathBuf> + use<> {
         home.data().join("identity"),
         home.data().join("receipts"),
         home.data().join("sessions"),
+        home.data().join("inbox"),
         home.state().join("sessions"),
         home.state().join("issued"),
+        home.state().join("taken"),
+        home.state().join("left"),
         home.state().join("ended"),
         home.state().join("rejected"),
     ];
@@ -214,8 +216,8 @@ fn is_free(path: &Path) -> bool {
     opened.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_ok())
 }
 
-/// Removes a lock file while holding it, so that nobody can take it in between and think that it is the one.
-fn remove_lock(path: &Path) -> Result<bool, Fault> {
+/// Removes a file while holding its lock, so that nobody can take it in between and think that it is the one.
+fn remove_unlocked(path: &Path) -> Result<bool, Fault> {
     let lock = File::open(path).map_err(|e| disk(path, "cannot be opened", &e))?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(false);
@@ -224,7 +226,7 @@ fn remove_lock(path: &Path) -> Result<bool, Fault> {
 }
 
 /// Programs, and what they started, whose quorate is gone.
-fn processes(home: &Home, dead: &dyn Fn(&Path) -> bool) -> Vec<Leftover> {
+fn processes(home: &Home) -> Vec<Leftover> {
     let me = rustix::process::geteuid().as_raw();
     let run = fs::canonicalize(home.run()).unwrap_or_else(|_| home.run().to_owned());
     let entries = fs::read_dir("/proc")
@@ -239,9 +241,9 @@ fn processes(home: &Home, dead: &dyn Fn(&Path) -> bool) -> Vec<Leftover> {
         // Held first: what is read below then belongs to the process that is held, or the number is gone.
         let held = pidfd_open(Pid::from_raw(number)?, PidfdFlags::empty()).ok()?;
         let program = marked_program(number)?;
-        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let ours = program.starts_with(home.run()) || real(&program).starts_with(&run);
-        (ours && dead(&program) && is_alive(&held)).then(|| Leftover {
+        let folder = run_folder_of(&program, home.run(), &run)?;
+        // Looked at now, not before: a session that began in the meantime holds the lock of its folder already.
+        (RunFolder::is_nobodys(&folder) && is_alive(&held)).then(|| Leftover {
             kind: Kind::Process,
             path: Some(program),
             process: u32::try_from(number).ok(),
@@ -252,6 +254,21 @@ fn processes(home: &Home, dead: &dyn Fn(&Path) -> bool) -> Vec<Leftover> {
         .filter(|number| *number != own)
         .filter_map(orphan)
         .collect()
+}
+
+/// The run folder of ours that a program's path leads into.
+fn run_folder_of(program: &Path, run: &Path, real_run: &Path) -> Option<PathBuf> {
+    let below = |path: &Path, run: &Path| {
+        let name = path.strip_prefix(run).ok()?.components().next()?;
+        match name {
+            Component::Normal(name) => Some(run.join(name)),
+            _ => None,
+        }
+    };
+    let real = || below(&fs::canonicalize(program).ok()?, real_run);
+    below(program, run)
+        .or_else(|| below(program, real_run))
+        .or_else(real)
 }
 
 /// The program that a process says, in its environment, to be or to come from.
@@ -302,4 +319,51 @@ fn end(process: &OwnedFd) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_process_is_judged_by_the_lock_of_the_folder_that_it_names() {
+        let base = tempfile::tempdir().unwrap();
+        let home = Home::below(base.path());
+        let folder = RunFolder::create(&home, "session").unwrap();
+        let mut sleeper = Command::new("sleep")
+            .arg("600")
+            .env(PROGRAM_MARK, folder.path().join("program/x.py"))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let number = sleeper.id();
+        let is_found = || {
+            let found = processes(&home);
+            found.iter().any(|left| left.process == Some(number))
+        };
+        assert!(!is_found(), "a folder is held: its program lives rightly");
+        let path = folder.path().to_owned();
+        drop(folder);
+        assert!(!path.exists());
+        assert!(is_found(), "its folder is gone");
+        fs::create_dir(&path).unwrap();
+        assert!(!is_found(), "a folder without a lock is none of ours");
+        fs::write(path.join("lock"), b"").unwrap();
+        assert!(is_found(), "nobody holds its folder");
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+    }
+
+    #[test]
+    fn only_what_leads_into_a_run_folder_is_ours() {
+        let (run, real) = (Path::new("/h/run"), Path::new("/r/run"));
+        let folder = |path: &str| run_folder_of(Path::new(path), run, real);
+        assert_eq!(folder("/h/run/s-1/program/x"), Some("/h/run/s-1".into()));
+        assert_eq!(folder("/r/run/s-1/x"), Some("/r/run/s-1".into()));
+        for other in ["/h/run", "/h/run/", "/h/run/../x", "/h/runs/x", "x", ""] {
+            assert_eq!(folder(other), None, "{other}");
+        }
+    }
 }

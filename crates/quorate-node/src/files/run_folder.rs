@@ -63,6 +63,8 @@ impl RunFolder {
 
     /// Removes a run folder whose owner is gone; `false` if it lives after all.
     pub fn remove_dead(path: &Path) -> Result<bool, Fault> {
+        // A folder that is just being made has a lock file that nobody holds for a moment.
+        let _making = path.parent().map(lock_folder).transpose()?;
         let Some(lock) = open_lock(path) else {
             return Ok(false);
         };
@@ -71,6 +73,15 @@ impl RunFolder {
         }
         remove_all(path)?;
         Ok(true)
+    }
+
+    /// Whether no command owns the run folder any more: it is gone, or its lock is free.
+    pub(super) fn is_nobodys(path: &Path) -> bool {
+        match fs::symlink_metadata(path) {
+            Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+            // Without a lock it is none of ours, or it is just being removed by its owner.
+            Ok(_) => is_held(path) == Some(false),
+        }
     }
 
     /// The folder.

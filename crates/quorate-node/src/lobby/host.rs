@@ -28,6 +28,8 @@ pub struct HostConfig {
     pub scope: Scope,
     /// The program's source, to be sent along with the call.
     pub program: Option<Vec<u8>>,
+    /// Whom the inviter knows: strangers cannot take their places, however many ask.
+    pub contacts: Vec<Did>,
     /// Addresses for the ticket. If there are none, those of this machine that others may reach are chosen in
     /// [`Scope::Lan`].
     pub hints: Vec<String>,
@@ -194,6 +196,7 @@ pub async fn host(config: HostConfig) -> Result<(HostHandle, mpsc::Receiver<Host
         overlay_secret,
         scope,
         program,
+        contacts,
         hints,
     } = config;
     let peer = peer_of(&overlay_secret);
@@ -208,7 +211,8 @@ pub async fn host(config: HostConfig) -> Result<(HostHandle, mpsc::Receiver<Host
         contact::random()?,
         clock::wall(),
         clock::now(),
-    )?;
+    )?
+    .knowing(contacts);
     let (overlay, incoming) = contact::open(OverlayConfig {
         secret: overlay_secret,
         scope,

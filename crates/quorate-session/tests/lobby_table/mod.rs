@@ -135,6 +135,15 @@ impl Table {
         }
     }
 
+    /// A lobby whose inviter knows these.
+    #[allow(dead_code)] // not every test file has contacts
+    pub fn knowing(seats: u16, contacts: impl IntoIterator<Item = Did>) -> Self {
+        let mut table = Self::new(seats);
+        let host = Host::new(table.call.clone(), None, [1; 32], AT, table.now).unwrap();
+        table.host = host.knowing(contacts);
+        table
+    }
+
     pub fn sit(&mut self, key: SigningKey, peer: PeerId) -> usize {
         let seed = [u8::try_from(self.seats.len()).unwrap(); 32];
         let core = Applicant::new(key, ticket(&self.call), peer, seed);

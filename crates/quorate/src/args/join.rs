@@ -15,9 +15,10 @@ Examples:
 #[derive(Debug, ClapArgs)]
 #[command(before_help = EXAMPLES)]
 pub struct JoinArgs {
-    /// A ticket, a link with one, or the file of an invitation; `-` for stdin. Without it, invitations
-    /// of your contacts are looked for.
-    #[arg(value_name = "TICKET|LINK|FILE")]
+    /// A ticket, a link with one, or the file of an invitation; `-` for stdin; or the name of a session
+    /// that stopped here and can be joined again. Without it, the session you were in when your computer
+    /// failed, or else invitations of your contacts.
+    #[arg(value_name = "TICKET|LINK|FILE|SESSION")]
     pub what: Option<PathBuf>,
     /// Look for invitations of this contact only, or of the owner of this DID.
     #[arg(long, value_name = "NAME|DID", conflicts_with = "what")]

@@ -1,7 +1,8 @@
 //! `quorate again` and `quorate run`: the same people once more, with the same program or another.
 //!
 //! It is a new session in every respect: new keys, a new signed invitation that names the one before,
-//! brought to the others by post. Nobody takes part without being asked again.
+//! brought to the others by post. Nobody takes part without being asked again. If the last one is still on and only this
+//! user's process was killed, `again` comes back to it instead.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -18,7 +19,10 @@ use crate::{
         print_stdout,
     },
     failure::Failure,
-    part::{Options, User, own_name, with_user},
+    part::{
+        Consent, Invited, Options, User, called, came_back, own_name, returning, take_part,
+        with_user,
+    },
     text,
 };
 
@@ -29,6 +33,12 @@ pub fn again(global: &Global, args: AgainArgs) -> Result<ExitCode, Failure> {
     let change = Change::parse(&args.words, args.minus)?;
     with_user(global, args.part.with_parent, async |mut user| {
         let memory = remembered(&user, change.session.as_deref())?;
+        if !change.is_one() && args.args.is_empty() {
+            // The others wait for this user in the session itself, not in a new one.
+            if let Some(killed) = returning::killed_one(&user, &memory.digest)? {
+                return come_back(&user, killed, args.part).await;
+            }
+        }
         let public = if args.args.is_empty() {
             &memory.args
         } else {
@@ -39,6 +49,15 @@ pub fn again(global: &Global, args: AgainArgs) -> Result<ExitCode, Failure> {
         let parties = change.apply(&mut user, &memory, &contacts).await?;
         start(&user, &memory, terms, parties, args.part, &memory.program).await
     })
+}
+
+/// Takes part again in a session in which the process of this user was killed.
+async fn come_back(user: &User<'_>, killed: Invited, part: PartArgs) -> Result<ExitCode, Failure> {
+    let whose = called(user, &killed.invitation.issuer)?;
+    user.show([came_back(&killed, &whose)]);
+    let mut options = Options::new(part, Vec::new())?;
+    returning::complete(user, &killed.invitation, &mut options)?;
+    take_part(user, killed, options, Consent::Ask).await
 }
 
 pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Failure> {
@@ -163,6 +182,11 @@ struct Change {
 }
 
 impl Change {
+    /// Whether somebody comes or goes.
+    fn is_one(&self) -> bool {
+        !self.add.is_empty() || !self.remove.is_empty()
+    }
+
     fn parse(words: &[String], remove: Vec<String>) -> Result<Self, Failure> {
         let mut change = Self {
             remove,

@@ -11,6 +11,8 @@ use crate::{
 
 pub fn run(global: &Global) -> Result<ExitCode, Failure> {
     let orders = Orders::read(std::io::stdin().lock())?;
+    // The memory that they came in holds secrets; it is emptied now that they are read.
+    let _ = rustix::fs::ftruncate(std::io::stdin(), 0);
     // A session of its own: no terminal can end it. It fails only for who has one already.
     let _ = rustix::process::setsid();
     keep_on_hangup();
@@ -28,6 +30,7 @@ pub fn run(global: &Global) -> Result<ExitCode, Failure> {
             bundle,
             claims: orders.claims.clone(),
             delivery: None,
+            control: None,
         };
         take_part(&user, invited, options, Consent::Ask).await
     })

@@ -78,7 +78,7 @@ fn line(thing: &Leftover) -> String {
         Kind::Lock => "lock of a session that left no record",
         Kind::HalfWritten => "file that was being written",
         Kind::OldRecord => "record of a session that is long over",
-        Kind::Issued => "invitation of yours that has ended",
+        Kind::Issued => "invitation that has ended",
         Kind::Damaged => "damaged record, put aside",
         Kind::Ended => "how a session ended",
         Kind::Log => "log of a detached session",

@@ -1,11 +1,12 @@
 //! `quorate join`: look at an invitation, agree, take part.
 //!
 //! What is joined is recognised by its form: a ticket or a link with one, or a file with an invitation
-//! (`-` for stdin), which may hold a ticket as well. Without any, invitations of contacts are looked for.
+//! (`-` for stdin), which may hold a ticket as well, or the name of a session that stopped here. Without any, it is the
+//! session in which this user was killed, or else invitations of contacts are looked for.
 
 use std::{path::Path, process::ExitCode};
 
-use quorate_identity::{Code, SigningKey};
+use quorate_identity::Code;
 use quorate_session::{SEALED_PREFIX, SealSecret, Ticket, open_bundle};
 
 use crate::{
@@ -13,8 +14,8 @@ use crate::{
     failure::Failure,
     invitation::{read_text, received},
     part::{
-        Consent, Invited, Options, apply, collect, own_name, take_part, take_part_and_hold,
-        with_user,
+        Consent, Invited, Options, User, apply, collect, own_name, returning, take_part,
+        take_part_and_hold, with_user,
     },
 };
 
@@ -31,8 +32,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     check_stdin(&args)?;
     let with_parent = args.part.with_parent;
     with_user(global, with_parent, async |mut user| {
-        let key = user.identity.key.clone();
-        let what = args.what.as_deref().map(|w| read(w, &key)).transpose()?;
+        let what = args.what.as_deref().map(|w| read(w, &user)).transpose()?;
         let mut options = Options::new(args.part, args.args)?;
         options.program_path = args.program;
         options.patience = args.wait;
@@ -44,9 +44,10 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
             Some(What::Invitation(invited)) => (*invited, Consent::Ask),
             Some(What::Ticket(ticket)) => {
                 let name = own_name(&mut user, args.me.as_deref()).await?;
-                apply(&user, ticket, &options, name).await?
+                apply(&user, ticket, &mut options, name).await?
             }
         };
+        returning::complete(&user, &invited.invitation, &mut options)?;
         if args.hold {
             return take_part_and_hold(&user, invited, options, consent).await;
         }
@@ -55,17 +56,22 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Recognises what was written behind `join`.
-fn read(what: &Path, key: &SigningKey) -> Result<What, Failure> {
+fn read(what: &Path, user: &User<'_>) -> Result<What, Failure> {
     let words = what.to_string_lossy();
     if what != Path::new("-") && !what.exists() && looks_like_ticket(&words) {
         return Ok(What::Ticket(Ticket::parse(&words)?));
+    }
+    if !what.exists()
+        && let Some(invited) = returning::named(user, &words)?
+    {
+        return Ok(What::Invitation(Box::new(invited)));
     }
     let text = read_text(what)?;
     if looks_like_ticket(text.trim()) {
         return Ok(What::Ticket(Ticket::parse(&text)?));
     }
     let received = if text.trim().starts_with(SEALED_PREFIX) {
-        received(&open_bundle(&text, &SealSecret::of(key))?.encode())?
+        received(&open_bundle(&text, &SealSecret::of(&user.identity.key))?.encode())?
     } else {
         received(&text)?
     };
@@ -78,6 +84,7 @@ fn read(what: &Path, key: &SigningKey) -> Result<What, Failure> {
         bundle,
         claims: Vec::new(),
         delivery: None,
+        control: None,
     })))
 }
 

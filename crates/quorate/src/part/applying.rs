@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use quorate_identity::{Code, Verified};
+use quorate_node::files::Inbox;
 use quorate_node::lobby::{self, ApplicantConfig, ApplicantEvent, ApplicantHandle};
 use quorate_session::{Bundle, Invitation, Ticket, message::Call};
 use tokio::sync::mpsc;
@@ -33,7 +34,7 @@ const HINT_AFTER: Duration = Duration::from_secs(30);
 /// Somebody who asks for a seat.
 struct Applying<'u, 'g> {
     user: &'u User<'g>,
-    options: &'u Options,
+    options: &'u mut Options,
     name: String,
     handle: ApplicantHandle,
     events: mpsc::Receiver<ApplicantEvent>,
@@ -47,7 +48,7 @@ struct Applying<'u, 'g> {
 pub async fn apply(
     user: &User<'_>,
     ticket: Ticket,
-    options: &Options,
+    options: &mut Options,
     name: String,
 ) -> Result<(Invited, Consent), Failure> {
     let hints = ticket.hints().to_vec();
@@ -150,7 +151,7 @@ impl Applying<'_, '_> {
             }
             ApplicantEvent::Invitation { bundle, invitation } => {
                 self.waiting.end();
-                return Ok(Some(self.invited(*bundle, *invitation)));
+                return Ok(Some(self.invited(*bundle, *invitation)?));
             }
             ApplicantEvent::Declined(rejection) | ApplicantEvent::Closed(rejection) => {
                 self.waiting.end();
@@ -191,13 +192,9 @@ impl Applying<'_, '_> {
             "your name {:?}, your DID, your network address; shares; what the program opens to all",
             self.name
         );
-        show_machine(
-            user,
-            (&call.subject.program, engine),
-            self.options,
-            &others_see,
-        )
-        .await?;
+        let wanted = (&call.subject.program, engine);
+        let (_, confined) = show_machine(user, wanted, self.options, &others_see).await?;
+        confined.hold(&mut self.options.execution);
         if !self.options.yes {
             self.while_lobby_lasts(consent::ask(user.global, "Ask for a seat?"))
                 .await?;
@@ -249,7 +246,13 @@ impl Applying<'_, '_> {
     }
 
     /// New faces are asked about; the terms are those of the call, which were agreed to.
-    fn invited(&self, bundle: Bundle, invitation: Verified<Invitation>) -> (Invited, Consent) {
+    fn invited(
+        &self,
+        bundle: Bundle,
+        invitation: Verified<Invitation>,
+    ) -> Result<(Invited, Consent), Failure> {
+        // The inviter was told that it is here, and the seats are closed: there is no other way back to it.
+        Inbox::of(&self.user.home).keep(&invitation.digest(), &bundle.encode())?;
         let claim = self.call.as_ref().map(|call| Claim {
             did: call.issuer.clone(),
             name: call.subject.name.clone(),
@@ -267,7 +270,8 @@ impl Applying<'_, '_> {
             bundle,
             claims: claim.into_iter().collect(),
             delivery: None,
+            control: None,
         };
-        (invited, Consent::Terms)
+        Ok((invited, Consent::Terms))
     }
 }

@@ -1,11 +1,11 @@
 //! `join` without a word: invitations of people I know, which wait where they are or lie here already.
 //!
 //! ```text
-//! kept from before ─┐
-//!                   ├─► one: it is shown and asked about    several: which one?    none in time: E_NO_PATH
-//! post of contacts ─┘
+//! killed while in it, else
+//! kept from before, else   ─► one: it is shown and asked about    several: which one?    none in time: E_NO_PATH
+//! post of contacts
 //! ```
-//! An invitation that came is kept until its time to join is over or its session ended well: its
+//! An invitation that came is kept until its time to join is over or its session ended: its
 //! sender was told that it is here, and does not send it twice.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -19,7 +19,7 @@ use quorate_node::{
 use quorate_session::{Bundle, Invitation, limits};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Invited, Options, User, stopped, unreached::LOOKING};
+use super::{Invited, Options, User, returning::killed, stopped, unreached::LOOKING};
 use crate::{
     command::contacts::parse_did,
     consent::Terminal,
@@ -40,6 +40,15 @@ enum From {
     One(Did),
 }
 
+impl From {
+    fn is(&self, invited: &Invited) -> bool {
+        match self {
+            Self::Contacts => true,
+            Self::One(did) => invited.invitation.issuer == *did,
+        }
+    }
+}
+
 /// The invitation to join: of `from` or of any contact, waited for with the user's patience.
 pub async fn collect(
     user: &User<'_>,
@@ -47,8 +56,17 @@ pub async fn collect(
     from: Option<&str>,
 ) -> Result<Invited, Failure> {
     let patience = options.patience.unwrap_or(LOOKING);
-    let from = from_whom(user, from)?;
-    let mut found = kept(user, &from)?;
+    let killed = killed(user)?;
+    let from = match from_whom(user, from) {
+        // Coming back needs no contact.
+        Err(_) if from.is_none() && !killed.is_empty() => From::Contacts,
+        from => from?,
+    };
+    let mut found: Vec<Invited> = killed.into_iter().filter(|i| from.is(i)).collect();
+    let back = !found.is_empty();
+    if !back {
+        found = kept(user, &from)?;
+    }
     if found.is_empty() {
         found = wait(user, options, &from, patience).await?;
     }
@@ -57,14 +75,20 @@ pub async fn collect(
         _ => choose(user, &found).await?,
     };
     let invited = found.swap_remove(chosen);
-    user.show([text::row(
-        "waiting",
-        &format!(
-            "1 invitation from {}",
-            called(user, &invited.invitation.issuer)?
-        ),
-    )]);
+    let whose = called(user, &invited.invitation.issuer)?;
+    user.show([if back {
+        came_back(&invited, &whose)
+    } else {
+        text::row("waiting", &format!("1 invitation from {whose}"))
+    }]);
     Ok(invited)
+}
+
+/// The line for a session whose process was killed.
+pub fn came_back(invited: &Invited, whose: &str) -> String {
+    let title = text::foreign(&invited.invitation.subject.title);
+    let line = format!("{title:?} from {whose}: you took part when your process was killed");
+    text::row("back to", &line)
 }
 
 /// The next invitation of an inviter that follows one of `chain`.
@@ -115,13 +139,6 @@ pub async fn next_of(
     next
 }
 
-/// The session ended well: its invitation is done with.
-pub fn done_with(user: &User<'_>, invitation: &Verified<Invitation>) {
-    if let Err(fault) = Inbox::remove(&user.home, &invitation.digest()) {
-        tracing::warn!(%fault, "an invitation could not be removed");
-    }
-}
-
 fn from_whom(user: &User<'_>, from: Option<&str>) -> Result<From, Failure> {
     let contacts = user.contacts()?;
     match from {
@@ -145,17 +162,16 @@ fn from_whom(user: &User<'_>, from: Option<&str>) -> Result<From, Failure> {
 /// What came before and can still be joined.
 fn kept(user: &User<'_>, from: &From) -> Result<Vec<Invited>, Failure> {
     let mut usable = Vec::new();
-    for (digest, text) in Inbox::all(&user.home)? {
+    let inbox = Inbox::of(&user.home);
+    for (digest, text) in inbox.all()? {
         let received = received(&text).ok();
         let fresh = received.and_then(|r| Some(invited(r.bundle?, r.invitation)));
         match fresh.filter(|i| i.invitation.subject.time.join_by > now()) {
             Some(invited) => usable.push(invited),
-            None => Inbox::remove(&user.home, &digest)?,
+            None => inbox.remove(&digest)?,
         }
     }
-    if let From::One(did) = from {
-        usable.retain(|i| i.invitation.issuer == *did);
-    }
+    usable.retain(|invited| from.is(invited));
     Ok(usable)
 }
 
@@ -236,6 +252,7 @@ fn invited(bundle: Bundle, invitation: Verified<Invitation>) -> Invited {
         bundle,
         claims: Vec::new(),
         delivery: None,
+        control: None,
     }
 }
 
@@ -252,15 +269,11 @@ fn keep(
             ("title", invitation.subject.title.clone().into()),
         ],
     );
-    Ok(Inbox::keep(
-        &user.home,
-        &invitation.digest(),
-        &bundle.encode(),
-    )?)
+    Ok(Inbox::of(&user.home).keep(&invitation.digest(), &bundle.encode())?)
 }
 
 /// `[noord]`, or the DID of somebody without a petname.
-fn called(user: &User<'_>, did: &Did) -> Result<String, Failure> {
+pub fn called(user: &User<'_>, did: &Did) -> Result<String, Failure> {
     let contacts = user.contacts()?;
     Ok(contacts
         .by_did(did)

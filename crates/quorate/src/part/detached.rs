@@ -6,10 +6,13 @@
 //!      └─ waits until its control socket answers, says where it is, ends
 //! ```
 //!
-//! Limits: [`START_WAIT`], [`MAX_ORDERS_BYTES`].
+//! If it does not begin in time, or the user stops waiting, the new process is ended before the first one ends.
+//!
+//! Limits: [`START_WAIT`], [`END_WAIT`], [`MAX_ORDERS_BYTES`].
 //!
 //! Security: private arguments and the rendezvous secret go through a memory file that only the two processes hold. The
-//! program's output is in a file of mode 0600 in the state folder.
+//! program's output is in a file of mode 0600 in the state folder; the new process holds a lock on it and on the log for as
+//! long as it lives, so that `quorate clean` leaves them alone.
 
 use std::{
     fs::{File, OpenOptions},
@@ -26,6 +29,10 @@ use quorate_node::{
     files::{Home, ProgramFiles},
 };
 use quorate_session::Bundle;
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, Signal, kill_process},
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -40,6 +47,8 @@ use crate::{
 
 /// How long the new process may take until it takes part.
 const START_WAIT: Duration = Duration::from_secs(20);
+/// How long it may take to end when it is not wanted any more, before it is killed.
+const END_WAIT: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 /// Most bytes that a new process is given: a program of the largest size, as text.
@@ -59,6 +68,8 @@ pub struct Orders {
     /// Path and content of each file of the program.
     files: Vec<(String, String)>,
     folder: Option<PathBuf>,
+    /// Where the program is on this machine, to name it again.
+    program_path: Option<PathBuf>,
     python: Option<PathBuf>,
     local: bool,
     at: Vec<String>,
@@ -99,7 +110,7 @@ impl Orders {
             .map(|(path, content)| Ok((path.clone(), base64url::decode(content)?)))
             .collect::<Result<Vec<_>, Failure>>()?;
         Ok(Options {
-            program_path: None,
+            program_path: self.program_path.clone(),
             program: Some(ProgramFiles::of_files(
                 self.entry.clone(),
                 decoded,
@@ -147,6 +158,10 @@ pub async fn start(
             .map(|(path, content)| (path.to_owned(), base64url::encode(content)))
             .collect(),
         folder: program.folder().map(Path::to_owned),
+        program_path: options
+            .program_path
+            .as_deref()
+            .and_then(|path| std::path::absolute(path).ok()),
         python: python.map(Path::to_owned),
         local: options.scope == Scope::Local,
         at: options.at.clone(),
@@ -159,27 +174,67 @@ pub async fn start(
         log: log.clone(),
     };
     let mut child = spawn(user, &orders, &log, &output)?;
+    let begun = user
+        .unless_stopped(until_begun(user, digest, &mut child))
+        .await;
+    match begun {
+        Ok(Begun::TakesPart(process)) => {
+            said(user, process, &log, &output);
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Begun::Ended(code)) => {
+            show_end_of(&log);
+            Ok(ExitCode::from(code.unwrap_or(Code::Internal.exit_code())))
+        }
+        // Nobody would know of it: it must not go on alone.
+        Err(failure) => {
+            end(&mut child).await;
+            Err(failure.note("log", log.display().to_string()))
+        }
+    }
+}
+
+/// What became of the second process.
+enum Begun {
+    TakesPart(u32),
+    Ended(Option<u8>),
+}
+
+async fn until_begun(user: &User<'_>, digest: &str, child: &mut Child) -> Result<Begun, Failure> {
     let begun = Instant::now();
     loop {
         if let Some(found) = running(&user.home, digest)? {
-            said(user, found.about.process, &log, &output);
-            return Ok(ExitCode::SUCCESS);
+            return Ok(Begun::TakesPart(found.about.process));
         }
         if let Ok(Some(status)) = child.try_wait() {
             let code = status.code().and_then(|c| u8::try_from(c).ok());
-            show_end_of(&log);
-            return Ok(ExitCode::from(code.unwrap_or(Code::Internal.exit_code())));
+            return Ok(Begun::Ended(code));
         }
         if begun.elapsed() > START_WAIT {
-            return Err(Failure::new(
-                Code::Internal,
-                "the session did not begin in the background",
-            )
-            .note("log", log.display().to_string())
-            .hint("look at the log; quorate status shows whether it began after all"));
+            let why = "the session did not begin in the background";
+            return Err(Failure::new(Code::Internal, why)
+                .hint("the process was ended; look at the log, then run the command again"));
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Ends the second process, kindly first, and waits until it is gone.
+async fn end(child: &mut Child) {
+    let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(process) = process {
+        // It is our child and not waited for yet: the number is still its own.
+        let _ = kill_process(process, Signal::TERM);
+    }
+    let asked = Instant::now();
+    while asked.elapsed() < END_WAIT {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn spawn(user: &User<'_>, orders: &Orders, log: &Path, output: &Path) -> Result<Child, Failure> {
@@ -192,7 +247,11 @@ fn spawn(user: &User<'_>, orders: &Orders, log: &Path, output: &Path) -> Result<
             .create_new(true)
             .mode(0o600)
             .open(path);
-        file.map_err(|e| {
+        // The lock belongs to the open file, which only the new process has in a moment.
+        file.and_then(|file| {
+            Ok(flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| file)?)
+        })
+        .map_err(|e| {
             Failure::new(
                 Code::Disk,
                 format!("{} cannot be written: {e}", path.display()),

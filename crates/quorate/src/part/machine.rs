@@ -18,6 +18,16 @@ pub struct Confined {
     pub warning: Option<String>,
 }
 
+impl Confined {
+    /// What was shown is what happens: a program that was to have no network does not get this machine's later, because
+    /// something changed or another process decides. It is refused then.
+    pub fn hold(&self, args: &mut ExecutionArgs) {
+        if self.confinement.network == Network::None {
+            args.isolate = Isolate::Always;
+        }
+    }
+}
+
 /// Decides by trying: whether a program can be isolated depends on the machine's settings.
 pub fn confined(args: &ExecutionArgs, engine: Engine) -> Result<Confined, Failure> {
     let memory = match args.memory {
@@ -77,5 +87,32 @@ fn impossible(why: &std::io::Error) -> Failure {
             "an administrator can allow user namespaces (sysctl user.max_user_namespaces, user.max_net_namespaces); \
              or use --isolate auto, and the program can use this machine's network",
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::AttachMode;
+
+    #[test]
+    fn what_was_shown_as_isolated_is_not_decided_anew() {
+        let confined = |network| Confined {
+            confinement: Confinement {
+                network,
+                memory: None,
+            },
+            line: String::new(),
+            warning: None,
+        };
+        let mut args = ExecutionArgs {
+            isolate: Isolate::Auto,
+            attach: AttachMode::Auto,
+            memory: None,
+        };
+        confined(Network::Machine).hold(&mut args);
+        assert_eq!(args.isolate, Isolate::Auto);
+        confined(Network::None).hold(&mut args);
+        assert_eq!(args.isolate, Isolate::Always, "later it must fail instead");
     }
 }

@@ -24,6 +24,7 @@ mod own_name;
 pub mod privacy;
 mod process;
 pub mod readiness;
+pub mod returning;
 mod starting;
 mod unreached;
 
@@ -37,7 +38,8 @@ use std::{
 
 use quorate_identity::{Code, Verified};
 use quorate_node::{
-    files::{Contacts, Home, IdentityFile, ProgramFiles},
+    control::Control,
+    files::{Contacts, Home, IdentityFile, Inbox, ProgramFiles},
     overlay,
     party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
@@ -47,6 +49,7 @@ use quorate_session::{
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
+use zeroize::Zeroizing;
 
 use crate::{
     args::{ExecutionArgs, Global, PartArgs, StartWhen},
@@ -60,12 +63,12 @@ use crate::{
 
 pub use applying::apply;
 pub use card::{card_of, own_card};
-pub use collecting::collect;
+pub use collecting::{called, came_back, collect};
 pub use delivery::Delivery;
 pub use detached::Orders;
 pub use memory::Claim;
 pub use own_name::own_name;
-pub use process::keep_on_hangup;
+pub use process::{keep_on_hangup, protect_memory};
 pub use readiness::Prepared;
 use starting::Starter;
 use unreached::{Patience, Sought};
@@ -197,7 +200,7 @@ pub fn stopped() -> Failure {
     Failure::new(Code::Interrupted, "stopped by the user")
 }
 
-/// Makes what every waiting command needs (protected memory, identity, runtime, signals), runs `work`
+/// Makes what every waiting command needs (identity, runtime, signals), runs `work`
 /// and lets go of everything.
 pub fn with_user<'g, F>(
     global: &'g Global,
@@ -207,7 +210,6 @@ pub fn with_user<'g, F>(
 where
     F: Future<Output = Result<ExitCode, Failure>> + 'g,
 {
-    process::protect_memory();
     if with_parent {
         process::end_with_parent()?;
     }
@@ -240,6 +242,8 @@ pub struct Invited {
     pub claims: Vec<Claim>,
     /// The post that brings it to the others, if this user invited them.
     pub delivery: Option<Delivery>,
+    /// The control socket of the lobby that it came from.
+    pub control: Option<Control>,
 }
 
 /// What the user agreed to already.
@@ -272,16 +276,17 @@ async fn show_machine(
     Ok((prepared, confined))
 }
 
-/// Whether this machine can run the program, before others are troubled.
+/// Whether this machine can run the program, before others are troubled. A program that can be isolated now will be, or it
+/// will not run.
 pub async fn check_machine(
     user: &User<'_>,
     program: &Program,
     engine: Engine,
-    options: &Options,
+    options: &mut Options,
 ) -> Result<(), Failure> {
-    machine_for(user, (program, engine), options)
-        .await
-        .map(|_| ())
+    let (_, confined) = machine_for(user, (program, engine), options).await?;
+    confined.hold(&mut options.execution);
+    Ok(())
 }
 
 async fn machine_for(
@@ -300,7 +305,7 @@ async fn machine_for(
 pub async fn take_part(
     user: &User<'_>,
     invited: Invited,
-    options: Options,
+    mut options: Options,
     consent: Consent,
 ) -> Result<ExitCode, Failure> {
     let Invited {
@@ -308,6 +313,7 @@ pub async fn take_part(
         bundle,
         claims,
         delivery,
+        control,
     } = invited;
     privacy::check_keys([&user.identity.key.did()])?;
     let me = readiness::my_index(&invitation, &user.identity.key)?;
@@ -318,7 +324,13 @@ pub async fn take_part(
     let (mpc, args) = (&invitation.subject.mpc, &invitation.subject.program.args);
     let engine = mpc.engine().unwrap_or_default();
     readiness::check_arguments(engine, args, mpc.m.into())?;
-    readiness::check_deadline(invitation.subject.time.join_by)?;
+    // Whoever was in it when they were killed may have a receipt to give, also later.
+    if Inbox::taken(&user.home)
+        .find(&invitation.digest())?
+        .is_none()
+    {
+        readiness::check_deadline(invitation.subject.time.join_by)?;
+    }
     readiness::check_policy(invitation.subject.net.path)?;
     let people = People {
         contacts: user.contacts()?,
@@ -362,6 +374,7 @@ pub async fn take_part(
         user.unless_stopped(consent::ask(user.global, &question))
             .await?;
     }
+    confined.hold(&mut options.execution);
     if options.detach {
         let digest = invitation.digest().to_string();
         let python = prepared
@@ -389,6 +402,9 @@ pub async fn take_part(
         };
         (limit, sought.not_found(limit, &options))
     });
+    returning::begin(user, &invitation, &bundle)?;
+    let kept = Zeroizing::new(bundle.encode());
+    let ended = invitation.clone();
     let config = PartyConfig {
         fingerprint: prepared.fingerprint(),
         addresses: bundle.hints.iter().chain(&options.at).cloned().collect(),
@@ -401,8 +417,8 @@ pub async fn take_part(
         scope: options.scope,
         check_own_program: true,
         home: user.home.clone(),
-        name,
-        control: None,
+        name: name.clone(),
+        control,
         log: options.log,
         execution: Execution {
             confinement: confined.confinement,
@@ -413,7 +429,16 @@ pub async fn take_part(
         invitation,
     };
     let patience = Patience::new(patience, &user.stop);
-    run(user, config, (me, &claims), (delivery, starter), patience).await
+    let done = run(user, config, (me, &claims), (delivery, starter), patience).await;
+    let again = returning::settle(user, &ended, &kept);
+    done.map_err(|failure| {
+        let line = format!("while the others do the same:   quorate join {name}");
+        if again {
+            failure.note("again", line)
+        } else {
+            failure
+        }
+    })
 }
 
 async fn run(
@@ -459,11 +484,7 @@ async fn run(
     if report.sealed() {
         memory::keep_people(user, &invitation, claims);
     }
-    let concluded = outcome::conclude(&invitation, &report, outcome);
-    if concluded.is_ok() {
-        collecting::done_with(user, &invitation);
-    }
-    concluded
+    outcome::conclude(&invitation, &report, outcome)
 }
 
 async fn news(delivery: &mut Option<Delivery>) -> delivery::News {

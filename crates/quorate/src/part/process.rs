@@ -47,7 +47,7 @@ pub async fn watch_signals(stop: watch::Sender<Stop>) {
     }
 }
 
-/// Keys must not reach a core file or another process of this user.
+/// Keys must not reach a core file or another process of this user. Every command begins with this: most of them read a key.
 pub fn protect_memory() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let none = Rlimit {

@@ -3,10 +3,10 @@
 //! Whatever is forged, malformed or out of order is an error, which ends its link; what is honest and cannot be granted is
 //! declined with a reason.
 
-use super::{APPLICATION_BURST, ApplicantId, Host, HostEvent, LinkState, Seat};
+use super::{ApplicantId, Host, HostEvent, LinkState, Seat};
 use crate::{
     contact::resolve,
-    limits::{APPLICATION_INTERVAL, MAX_APPLICATIONS},
+    limits::{MAX_APPLICATIONS, MAX_CONTACT_APPLICATIONS},
     link::LinkId,
     lobby::Frame,
     message::{Apply, Card, verify_card},
@@ -146,7 +146,12 @@ impl Host {
             self.welcome_back(id, link, now);
             return Ok(());
         }
-        if !self.take_token(now) {
+        let turns = if self.contacts.contains(&did) {
+            &mut self.known
+        } else {
+            &mut self.strangers
+        };
+        if !turns.take(now) {
             let text = "too many ask at once; try again later";
             self.decline(link, Code::Limit, text, false);
             return Ok(());
@@ -203,26 +208,16 @@ impl Host {
         if self.sealed.is_some() || taken >= self.call.subject.free_seats() {
             return Some((Code::Full, "all seats are taken", false));
         }
-        if self.waiting() >= MAX_APPLICATIONS {
+        let more = if self.contacts.contains(did) {
+            MAX_CONTACT_APPLICATIONS
+        } else {
+            0
+        };
+        if self.waiting() >= MAX_APPLICATIONS + more {
             let text = "too many wait for an answer already; try again later";
             return Some((Code::Limit, text, false));
         }
         None
-    }
-
-    /// Whether one more application may be shown to a person now.
-    fn take_token(&mut self, now: Instant) -> bool {
-        let (tokens, since) = &mut self.burst;
-        while *tokens < APPLICATION_BURST && *since + APPLICATION_INTERVAL <= now {
-            *tokens += 1;
-            *since += APPLICATION_INTERVAL;
-        }
-        if *tokens == APPLICATION_BURST {
-            *since = now;
-        }
-        let some = *tokens > 0;
-        *tokens = tokens.saturating_sub(1);
-        some
     }
 
     /// Somebody with a seat is there again, over a new link that it proved to be its own.

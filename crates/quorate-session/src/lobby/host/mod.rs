@@ -20,9 +20,9 @@ use crate::{
     bundle::Bundle,
     contact::{Closing, Contact, Outbox, note},
     limits::{
-        DELIVERY_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT, MAX_APPLICATIONS, MAX_LOBBY_FRAMES,
-        MAX_LOBBY_LINKS, MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS,
-        MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
+        APPLICATION_INTERVAL, DELIVERY_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT, MAX_APPLICATIONS,
+        MAX_CONTACT_APPLICATIONS, MAX_CONTACTS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS,
+        MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS, MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
     },
     link::LinkId,
     message::{Call, CodeText, Invitation},
@@ -37,10 +37,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
-
-/// Applications that may come at once.
-const APPLICATION_BURST: u32 = 32;
-const _: () = assert!(APPLICATION_BURST as usize == MAX_APPLICATIONS);
 
 #[derive(Debug)]
 struct Link {
@@ -96,8 +92,11 @@ pub struct Host {
     sealed: Option<Sealed>,
     closed: bool,
     deadline: Instant,
-    /// Applications that may still come at once, and since when that is counted.
-    burst: (u32, Instant),
+    /// Whom the inviter knows: they have places and turns of their own.
+    contacts: BTreeSet<Did>,
+    /// Applications that may still come at once.
+    strangers: Turns,
+    known: Turns,
     all_told: bool,
     out: Outbox<HostEvent>,
 }
@@ -131,11 +130,20 @@ impl Host {
             sealed: None,
             closed: false,
             deadline: now + Duration::from_secs(u64::try_from(left).unwrap_or(0)),
-            burst: (APPLICATION_BURST, now),
+            contacts: BTreeSet::new(),
+            strangers: Turns::new(MAX_APPLICATIONS, now),
+            known: Turns::new(MAX_CONTACT_APPLICATIONS, now),
             all_told: false,
             out: Outbox::new(),
             call,
         })
+    }
+
+    /// Names the inviter's contacts: however many strangers ask, they are heard. Nobody learns who they are.
+    #[must_use]
+    pub fn knowing(mut self, contacts: impl IntoIterator<Item = Did>) -> Self {
+        self.contacts = contacts.into_iter().take(MAX_CONTACTS).collect();
+        self
     }
 
     /// The call.
@@ -382,6 +390,38 @@ impl Host {
         });
         let end = open.then_some((self.deadline, Due::End));
         silent.chain(gone).chain(stuck).chain(end)
+    }
+}
+
+/// How many applications may come at once; one more after each [`APPLICATION_INTERVAL`].
+#[derive(Debug)]
+struct Turns {
+    most: usize,
+    left: usize,
+    since: Instant,
+}
+
+impl Turns {
+    fn new(most: usize, now: Instant) -> Self {
+        Self {
+            most,
+            left: most,
+            since: now,
+        }
+    }
+
+    /// Whether one more application may be shown to a person now.
+    fn take(&mut self, now: Instant) -> bool {
+        while self.left < self.most && self.since + APPLICATION_INTERVAL <= now {
+            self.left += 1;
+            self.since += APPLICATION_INTERVAL;
+        }
+        if self.left == self.most {
+            self.since = now;
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
     }
 }
 

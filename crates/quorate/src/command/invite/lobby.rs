@@ -10,6 +10,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use quorate_identity::{Code, Did, Verified, sign};
 use quorate_node::{
+    control::{Command, Control},
     files::{Contacts, check_petname, keep_issued, petname_of},
     lobby::{self, ApplicantId, HostConfig, HostEvent, HostHandle},
     party::Stop,
@@ -25,6 +26,7 @@ use zeroize::Zeroizing;
 use super::{
     admission::{Admission, Rule},
     people::party,
+    seats,
     terms::{Terms, random},
 };
 use crate::{
@@ -32,7 +34,7 @@ use crate::{
     consent::{self, Terminal, is_yes},
     failure::Failure,
     invitation::{self, now, program_lines},
-    part::{Claim, Invited, Options, User, stopped},
+    part::{Claim, Invited, Options, User, returning, stopped},
     qr::TicketCode,
     text,
     waiting::Waiting,
@@ -47,6 +49,8 @@ const DELIVER_WITHIN: Duration = Duration::from_mins(15);
 
 /// After a question disappeared, the next one waits this long: an answer may have been on its way.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
+/// The next step where a call ended.
+const NEW_TICKET: &str = "nobody lost anything; run the command again for a new ticket";
 /// The highest number that is added to a name that is taken.
 const MAX_NUMBERED: u32 = 999;
 /// Characters of a name that leave room for such a number.
@@ -88,6 +92,7 @@ struct Lobby<'u, 'g> {
     /// A question disappeared while somebody may have been answering it.
     withdrew: bool,
     waiting: Waiting<'g>,
+    desk: Control,
 }
 
 /// Opens the seats, admits, and gives the closed invitation once all are taken. The lobby lives on for
@@ -111,11 +116,14 @@ pub async fn fill_seats(
     let me = party(name, &user.identity.key.did())?;
     let secret = Zeroizing::new(random()?);
     let call = sign_call(user, seats, terms, &me, &secret)?;
+    let contacts = user.contacts()?;
+    let desk = seats::open(&user.home, &call)?;
     let (handle, events) = lobby::host(HostConfig {
         call: call.clone(),
         overlay_secret: secret,
         scope: options.overlay_scope(),
         program: None,
+        contacts: contacts.all().iter().map(|c| c.did.clone()).collect(),
         hints: args.hint.clone(),
     })
     .await?;
@@ -127,7 +135,7 @@ pub async fn fill_seats(
         handle,
         events,
         rule,
-        contacts: user.contacts()?,
+        contacts,
         pending: VecDeque::new(),
         guests: Vec::new(),
         terminal,
@@ -135,12 +143,20 @@ pub async fn fill_seats(
         question: None,
         withdrew: false,
         waiting: Waiting::new(user.global, HINT_AFTER),
+        desk,
     };
     match lobby.until_full().await {
-        Ok(invited) => {
+        Ok(mut invited) => {
             lobby.waiting.end();
-            let Lobby { handle, events, .. } = lobby;
+            let Lobby {
+                handle,
+                events,
+                desk,
+                ..
+            } = lobby;
             if options.detach {
+                // The process in the background opens its own.
+                desk.close().await?;
                 // What goes on in the background does not know the lobby.
                 user.unless_stopped(async {
                     deliver(handle, events).await;
@@ -149,6 +165,7 @@ pub async fn fill_seats(
                 .await?;
             } else {
                 tokio::spawn(deliver(handle, events));
+                invited.control = Some(desk);
             }
             Ok(invited)
         }
@@ -157,6 +174,7 @@ pub async fn fill_seats(
             lobby.withdraw_question();
             // Whoever waits is told.
             lobby.handle.stop().await;
+            seats::close(&user.home, lobby.desk, &failure).await;
             Err(failure)
         }
     }
@@ -269,6 +287,7 @@ impl Lobby<'_, '_> {
         let mut stop = self.user.stop.clone();
         loop {
             self.decide_next().await?;
+            self.report_standing();
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|s| *s != Stop::No) => return Err(stopped()),
@@ -281,12 +300,22 @@ impl Lobby<'_, '_> {
                         }
                     }
                     Some(HostEvent::Closed(rejection)) => return Err(Failure::from(rejection)
-                        .hint("nobody lost anything; run the command again for a new ticket")),
+                        .hint(NEW_TICKET)),
                     Some(event) => self.on_event(event),
                 },
+                Some(command) = self.desk.command() => return Err(obey(command)),
                 () = self.waiting.tick() => {}
             }
         }
+    }
+
+    /// Writes who sits where, for `quorate status`.
+    fn report_standing(&self) {
+        let me = self.me.as_ref().map(|me| (me.name.as_str(), &me.did));
+        let guests = self.guests.iter().map(|g| (g.name.as_str(), &g.claim.did));
+        let asked = self.pending.iter().map(|a| (a.claimed.as_str(), &a.did));
+        let parties = seats::parties(me, guests, asked, self.call.subject.seats());
+        self.desk.board().update(|status| status.parties = parties);
     }
 
     fn on_event(&mut self, event: HostEvent) {
@@ -333,7 +362,20 @@ impl Lobby<'_, '_> {
         );
         let line = text::row("asks", &self.describe(&applicant));
         self.aside(line);
-        self.pending.push_back(applicant);
+        self.queue(applicant);
+    }
+
+    /// Contacts are asked about before strangers, in the order in which they came; a question that is open stays.
+    fn queue(&mut self, applicant: Applicant) {
+        let known = |a: &Applicant| self.contacts.by_did(&a.did).is_some();
+        let place = if known(&applicant) {
+            let open = usize::from(self.asking.is_some());
+            let later = self.pending.iter().skip(open).position(|a| !known(a));
+            later.map_or(self.pending.len(), |place| place + open)
+        } else {
+            self.pending.len()
+        };
+        self.pending.insert(place, applicant);
     }
 
     /// Who it is that asks, with everything by which a person tells applicants apart.
@@ -586,9 +628,12 @@ impl Lobby<'_, '_> {
         };
         // Whoever cancels has to find the parties again, also after a crash of this process.
         keep_issued(&self.user.home, &bundle, &invitation.digest().to_string())?;
+        // And whoever inviting was killed comes back as the others do.
+        returning::begin(self.user, &invitation, &bundle)?;
         if let Err(rejection) = self.handle.seal(&bundle).await {
             // The lobby's next event says who left, or that it is over.
             tracing::info!(%rejection.detail, "not sealed");
+            returning::undo(self.user, &invitation);
             return Ok(None);
         }
         self.user.event(
@@ -612,6 +657,7 @@ impl Lobby<'_, '_> {
             bundle,
             claims: self.guests.drain(..).map(|g| g.claim).collect(),
             delivery: None,
+            control: None,
         }))
     }
 
@@ -645,6 +691,21 @@ impl Lobby<'_, '_> {
         self.waiting.aside(|| self.user.show([line]));
         if let Some((question, _)) = &self.question {
             consent::show_again(question);
+        }
+    }
+}
+
+/// What another command of this user wants of a call: both mean that there will be no session.
+fn obey(command: Command) -> Failure {
+    match command {
+        Command::Leave(reply) => {
+            reply.send(Ok(()));
+            Failure::new(Code::Left, "you left before the seats were filled").hint(NEW_TICKET)
+        }
+        Command::Cancel { reason, reply } => {
+            reply.send(Ok(()));
+            let why = format!("you cancelled the call: {}", text::foreign(&reason));
+            Failure::new(Code::Cancelled, why).hint(NEW_TICKET)
         }
     }
 }

@@ -9,6 +9,7 @@
 mod admission;
 mod lobby;
 mod people;
+mod seats;
 mod terms;
 
 use std::{io::Write, path::Path, process::ExitCode};
@@ -57,9 +58,9 @@ pub async fn send_and_take_part(
     user: &User<'_>,
     terms: &Terms,
     parties: Vec<PartyDraft>,
-    options: Options,
+    mut options: Options,
 ) -> Result<ExitCode, Failure> {
-    check_machine(user, &terms.signed_program(), terms.engine, &options).await?;
+    check_machine(user, &terms.signed_program(), terms.engine, &mut options).await?;
     let (invitation, bundle) = terms.sign(&user.home, &user.identity, parties, Vec::new())?;
     user.show(invitation::describe(&invitation, None));
     user.show([text::row(
@@ -83,6 +84,7 @@ pub async fn send_and_take_part(
         bundle,
         claims: Vec::new(),
         delivery: Some(delivery),
+        control: None,
     };
     take_part(user, invited, options, Consent::Inviter).await
 }
@@ -98,9 +100,10 @@ fn with_seats(
     privacy::check_terms(seats.into(), terms.threshold, terms.no_privacy)?;
     with_user(global, args.part.with_parent, async |mut user| {
         let name = own_name(&mut user, args.me.as_deref()).await?;
-        let options = options_of(args, terms)?;
-        check_machine(&user, &terms.signed_program(), terms.engine, &options).await?;
-        let invited = lobby::fill_seats(&user, args, seats, terms, &options, &name).await?;
+        let mut options = options_of(args, terms)?;
+        check_machine(&user, &terms.signed_program(), terms.engine, &mut options).await?;
+        let filled = lobby::fill_seats(&user, args, seats, terms, &options, &name);
+        let invited = Box::pin(filled).await?;
         take_part(&user, invited, options, Consent::Inviter).await
     })
 }

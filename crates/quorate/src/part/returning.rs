@@ -1,0 +1,145 @@
+//! Coming back to a session that this user took part in.
+//!
+//! ```text
+//! take part ─► taken ─ the process was killed ─► `join` or `again` takes part again      (asked, as ever)
+//!                └ ended in order ─ finished, cancelled, distrusted ─► forgotten
+//!                                 └ otherwise ─► left ─► `join SESSION`, until the session ends by its own times
+//! ```
+//! Whoever came with a ticket has no file to come back with, and the seats are closed: what leads back is kept here.
+//!
+//! Security. Requires: the folders are private to this user. Provides: what is read back is verified as if it had just come;
+//! private arguments that were typed are in no file.
+
+use std::path::Path;
+
+use quorate_identity::{Digest, Verified};
+use quorate_node::{
+    control::running,
+    files::{Inbox, SessionMemory, is_closed},
+};
+use quorate_session::{Bundle, Invitation};
+
+use super::{Invited, Options, User};
+use crate::{
+    failure::Failure,
+    invitation::{now, read_text, received},
+    text,
+};
+
+/// From now on this user takes part, also if this process is killed.
+pub fn begin(
+    user: &User<'_>,
+    invitation: &Verified<Invitation>,
+    bundle: &Bundle,
+) -> Result<(), Failure> {
+    let taken = Inbox::taken(&user.home);
+    taken.forget_ended(now())?;
+    Inbox::left(&user.home).forget_ended(now())?;
+    Ok(taken.keep(&invitation.digest(), &bundle.encode())?)
+}
+
+/// This invitation was given to nobody.
+pub fn undo(user: &User<'_>, invitation: &Verified<Invitation>) {
+    if let Err(fault) = Inbox::taken(&user.home).remove(&invitation.digest()) {
+        tracing::warn!(%fault, "an invitation that nobody has is not put away");
+    }
+}
+
+/// The session ended here in order. Gives whether it can be joined again.
+pub fn settle(user: &User<'_>, invitation: &Verified<Invitation>, bundle: &str) -> bool {
+    let digest = invitation.digest();
+    // Another process of this home may take part in it.
+    if matches!(running(&user.home, &digest.to_string()), Ok(Some(_))) {
+        return false;
+    }
+    let again = !is_closed(&user.home, &digest) && invitation.subject.time.join_by > now();
+    let left = Inbox::left(&user.home);
+    let settled = if again {
+        left.keep(&digest, bundle)
+    } else {
+        left.remove(&digest)
+    };
+    let settled = settled
+        .and_then(|()| Inbox::taken(&user.home).remove(&digest))
+        .and_then(|()| Inbox::of(&user.home).remove(&digest));
+    if let Err(fault) = settled {
+        tracing::warn!(%fault, "the invitation of a session that ended is not put away");
+    }
+    again
+}
+
+/// The sessions whose process was killed here, and that are not over by their own times.
+pub fn killed(user: &User<'_>) -> Result<Vec<Invited>, Failure> {
+    let mut found = Vec::new();
+    for (digest, text) in Inbox::taken(&user.home).all()? {
+        if running(&user.home, &digest.to_string())?.is_none() && !is_closed(&user.home, &digest) {
+            found.extend(invited(&text));
+        }
+    }
+    Ok(found)
+}
+
+/// The killed session with this invitation.
+pub fn killed_one(user: &User<'_>, digest: &Digest) -> Result<Option<Invited>, Failure> {
+    let mut all = killed(user)?.into_iter();
+    Ok(all.find(|invited| invited.invitation.digest() == *digest))
+}
+
+/// The session that this home calls `name`, if its invitation is still here.
+pub fn named(user: &User<'_>, name: &str) -> Result<Option<Invited>, Failure> {
+    let Ok(memory) = SessionMemory::find(&user.home, name) else {
+        return Ok(None);
+    };
+    let home = &user.home;
+    for shelf in [Inbox::taken(home), Inbox::left(home), Inbox::of(home)] {
+        let kept = shelf.find(&memory.digest)?;
+        if let Some(invited) = kept.as_deref().and_then(invited) {
+            return Ok(Some(invited));
+        }
+    }
+    Ok(None)
+}
+
+fn invited(text: &str) -> Option<Invited> {
+    let received = received(text).ok()?;
+    let bundle = received.bundle?;
+    let invited = Invited {
+        invitation: received.invitation,
+        bundle,
+        claims: Vec::new(),
+        delivery: None,
+        control: None,
+    };
+    (invited.invitation.subject.time.end_by > now()).then_some(invited)
+}
+
+/// Adds to `options` what this user decided when they took part before: where the program is, and the file of the private
+/// arguments.
+pub fn complete(
+    user: &User<'_>,
+    invitation: &Verified<Invitation>,
+    options: &mut Options,
+) -> Result<(), Failure> {
+    let digest = invitation.digest();
+    let mut known = SessionMemory::all(&user.home)?.into_iter();
+    let Some(memory) = known.find(|m| m.digest == digest) else {
+        return Ok(());
+    };
+    let program = Path::new(&memory.program);
+    if options.program.is_none() && options.program_path.is_none() && program.is_absolute() {
+        options.program_path = Some(program.to_owned());
+    }
+    if !options.private_args.is_empty() || options.private_args_file.is_some() {
+        return Ok(());
+    }
+    if let Some(file) = memory.private_args {
+        options.private_args = read_text(&file)?.lines().map(str::to_owned).collect();
+        options.private_args_file = Some(file);
+    } else if Inbox::taken(&user.home).find(&digest)?.is_some() {
+        user.show([text::row(
+            "note",
+            "private arguments that were typed are not kept: if there were any, give them again after --",
+        )]);
+    }
+    Ok(())
+}
