@@ -92,6 +92,8 @@ pub async fn cancel(
         scope: config.scope.into(),
         beacon_key: config.secret.derive("beacon"),
         hints: config.addresses,
+        relays: Vec::new(),
+        relaying: crate::overlay::Relaying::default(),
         purpose: crate::overlay::Purpose::Session,
     };
     let (overlay, events) = Overlay::start(overlay)
@@ -153,6 +155,6 @@ fn hear(canceller: &mut Canceller, overlay: &Overlay, event: OverlayEvent) {
             canceller.handle_message(LinkId(link), &bytes, at, now);
         }
         OverlayEvent::LinkDown { link } => canceller.handle_link_down(LinkId(link), now),
-        OverlayEvent::Listening { .. } | OverlayEvent::Note(_) => {}
+        OverlayEvent::Listening { .. } | OverlayEvent::Relay(_) | OverlayEvent::Note(_) => {}
     }
 }

@@ -385,6 +385,8 @@ async fn a_guest_connects_to_the_ticket_s_peer_and_nobody_else() {
         purpose: Purpose::Lobby,
         beacon_key: ticket.beacon_key(),
         hints: vec![],
+        relays: Vec::new(),
+        relaying: quorate_node::overlay::Relaying::default(),
     })
     .await
     .unwrap();
@@ -422,6 +424,8 @@ async fn garbage_over_the_network_disturbs_nobody() {
         purpose: Purpose::Lobby,
         beacon_key: ticket.beacon_key(),
         hints: vec![],
+        relays: Vec::new(),
+        relaying: quorate_node::overlay::Relaying::default(),
     })
     .await
     .unwrap();

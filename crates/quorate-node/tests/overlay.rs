@@ -48,6 +48,8 @@ impl Node {
             scope: Scope::Local,
             beacon_key,
             hints,
+            relays: Vec::new(),
+            relaying: quorate_node::overlay::Relaying::default(),
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");
         Self {
@@ -474,6 +476,8 @@ fn secrets_are_not_shown() {
         scope: Scope::Local,
         beacon_key: [0xcd; 32],
         hints: vec![],
+        relays: Vec::new(),
+        relaying: quorate_node::overlay::Relaying::default(),
     };
     let shown = format!("{config:?}");
     assert!(shown.contains("(secret)"));

@@ -55,6 +55,8 @@ impl Node {
             scope: Scope::Local,
             beacon_key,
             hints,
+            relays: Vec::new(),
+            relaying: quorate_node::overlay::Relaying::default(),
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");
         Self { overlay, events }

@@ -25,6 +25,8 @@ async fn node(seed: u8, hints: Vec<String>) -> Node {
         scope: Scope::Local,
         beacon_key: random(),
         hints,
+        relays: Vec::new(),
+        relaying: quorate_node::overlay::Relaying::default(),
     };
     let (overlay, events) = Overlay::start(config).await.expect("loopback works");
     Node { overlay, events }

@@ -25,6 +25,8 @@ async fn start(seed: u8, key: u8, hints: Vec<String>) -> (Overlay, Receiver<Over
         scope: Scope::Local,
         beacon_key: [key; 32],
         hints,
+        relays: Vec::new(),
+        relaying: quorate_node::overlay::Relaying::default(),
     };
     Overlay::start(config).await.expect("loopback works")
 }

@@ -140,6 +140,8 @@ pub async fn apply(
         purpose: Purpose::Guest(ticket.peer().to_string()),
         beacon_key: ticket.beacon_key(),
         hints: hints.collect(),
+        relays: Vec::new(),
+        relaying: crate::overlay::Relaying::default(),
     })
     .await?;
     overlay.expect_links(1);

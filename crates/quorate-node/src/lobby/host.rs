@@ -219,6 +219,8 @@ pub async fn host(config: HostConfig) -> Result<(HostHandle, mpsc::Receiver<Host
         purpose: Purpose::Lobby,
         beacon_key: plain.beacon_key(),
         hints: Vec::new(),
+        relays: Vec::new(),
+        relaying: crate::overlay::Relaying::default(),
     })
     .await?;
     let addresses = overlay.addresses();

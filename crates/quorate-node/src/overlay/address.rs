@@ -1,12 +1,15 @@
 //! Which addresses the overlay may dial, listen on and show.
 //!
-//! Only four shapes exist here: `/ip4|ip6/…/tcp/PORT` and `/ip4|ip6/…/udp/PORT/quic-v1`, each with
-//! or without `/p2p/PEER` at the end. Names (`/dns4`) and relay circuits are refused: resolving a
-//! name would ask a third party, and there is no relay in this version.
+//! ```text
+//!   /ip4|ip6/…/tcp/PORT [/p2p/PEER]                        direct
+//!   /ip4|ip6/…/udp/PORT/quic-v1 [/p2p/PEER]                direct
+//!   one of both /p2p/RELAY/p2p-circuit [/p2p/PEER]         over a relay
+//! ```
+//! Names (`/dns4`) are refused: resolving one would ask a third party.
 //!
 //! Security: provides that under [`Scope::Local`] nothing but loopback is ever dialled, whoever
-//! named the address (a hint, a beacon, the caller). Does not provide: any meaning of the peer id
-//! in a hint beyond "expect this one"; identity is proven by the session.
+//! named the address (a hint, a beacon, the caller), relays included. Does not provide: any meaning of the
+//! peer id in a hint beyond "expect this one"; identity is proven by the session.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,19 +30,30 @@ pub(super) enum Transport {
     Quic,
 }
 
+/// The ways to a peer, which are tried one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Tcp,
+    Quic,
+    Circuit,
+}
+
 /// One dialable address, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    /// Without the trailing `/p2p/…`.
+    /// Without the trailing `/p2p/PEER`.
     pub address: Multiaddr,
+    /// Host of the peer, or of the relay.
     pub ip: IpAddr,
     pub port: u16,
     pub transport: Transport,
+    /// The relay in between, at that host.
+    pub relay: Option<PeerId>,
     pub peer: Option<PeerId>,
 }
 
 impl Endpoint {
-    /// Takes `address` apart; anything but the four shapes is refused with a reason.
+    /// Takes `address` apart; anything but the shapes above is refused with a reason.
     pub fn of(address: &Multiaddr) -> Result<Self, &'static str> {
         let mut parts = address.iter();
         let ip = match parts.next() {
@@ -63,13 +77,26 @@ impl Endpoint {
             Some(Protocol::P2p(peer)) => Some(peer),
             Some(_) => return Err("only /p2p/PEER may follow the port"),
         };
+        let direct = Self::new(ip, port, transport, peer);
+        let (relay, peer) = match (peer, parts.next()) {
+            (_, None) => return Ok(direct),
+            (Some(relay), Some(Protocol::P2pCircuit)) => match parts.next() {
+                None => (relay, None),
+                Some(Protocol::P2p(peer)) => (relay, Some(peer)),
+                Some(_) => return Err("only /p2p/PEER may follow /p2p-circuit"),
+            },
+            (_, Some(_)) => return Err("only /p2p-circuit may follow /p2p/PEER"),
+        };
         if parts.next().is_some() {
-            return Err("nothing may follow /p2p/PEER");
+            return Err("nothing may follow /p2p-circuit/p2p/PEER");
         }
-        Ok(Self::new(ip, port, transport, peer))
+        if peer == Some(relay) {
+            return Err("a relay cannot be reached through itself");
+        }
+        Ok(direct.through(relay, peer))
     }
 
-    /// Puts an endpoint together from parts that are already typed.
+    /// Puts a direct endpoint together from parts that are already typed.
     pub fn new(ip: IpAddr, port: u16, transport: Transport, peer: Option<PeerId>) -> Self {
         let base = Multiaddr::from(ip);
         let address = match transport {
@@ -81,7 +108,35 @@ impl Endpoint {
             ip,
             port,
             transport,
+            relay: None,
             peer,
+        }
+    }
+
+    /// The circuit to `peer` over the relay that is at this direct endpoint.
+    pub fn through(&self, relay: PeerId, peer: Option<PeerId>) -> Self {
+        let address = self.address.clone();
+        Self {
+            address: address
+                .with(Protocol::P2p(relay))
+                .with(Protocol::P2pCircuit),
+            relay: Some(relay),
+            peer,
+            ..self.clone()
+        }
+    }
+
+    /// The relay of a circuit, as an endpoint of its own.
+    pub fn of_relay(&self) -> Option<Self> {
+        let relay = self.relay?;
+        Some(Self::new(self.ip, self.port, self.transport, Some(relay)))
+    }
+
+    pub fn way(&self) -> Way {
+        match (self.relay, self.transport) {
+            (Some(_), _) => Way::Circuit,
+            (None, Transport::Tcp) => Way::Tcp,
+            (None, Transport::Quic) => Way::Quic,
         }
     }
 
@@ -122,10 +177,14 @@ impl Endpoint {
 /// The relay in between, for a connection over a circuit.
 pub(super) fn relay_of(endpoint: &ConnectedPoint) -> Option<PeerId> {
     // On both sides the own end of the circuit begins with the relay's address.
-    let address = match endpoint {
-        ConnectedPoint::Dialer { address, .. } => address,
-        ConnectedPoint::Listener { local_addr, .. } => local_addr,
-    };
+    match endpoint {
+        ConnectedPoint::Dialer { address, .. } => relay_in(address),
+        ConnectedPoint::Listener { local_addr, .. } => relay_in(local_addr),
+    }
+}
+
+/// The relay that an address goes through.
+pub(super) fn relay_in(address: &Multiaddr) -> Option<PeerId> {
     let mut relay = None;
     for part in address {
         match part {
@@ -153,6 +212,37 @@ mod tests {
             assert_eq!((endpoint.transport, endpoint.port), (transport, port));
             assert_eq!(endpoint.address.to_string(), text);
             assert_eq!(endpoint.peer, None);
+        }
+    }
+
+    #[test]
+    fn a_circuit_names_the_relay_and_the_peer_behind_it() {
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        for base in ["/ip4/127.0.0.1/tcp/4001", "/ip6/::1/udp/4001/quic-v1"] {
+            let address = format!("{base}/p2p/{relay}/p2p-circuit");
+            let text = format!("{address}/p2p/{peer}");
+            let endpoint = Endpoint::parse(&text, Scope::Local).expect("valid");
+            assert_eq!(
+                (endpoint.relay, endpoint.peer, endpoint.way()),
+                (Some(relay), Some(peer), Way::Circuit)
+            );
+            assert_eq!(endpoint.address.to_string(), address);
+            let at = endpoint.of_relay().expect("a circuit");
+            assert_eq!((at.peer, at.relay), (Some(relay), None));
+            assert_eq!(at.address.to_string(), base);
+            assert_eq!(at.through(relay, Some(peer)), endpoint);
+            let open = Endpoint::parse(&address, Scope::Local).expect("valid");
+            assert_eq!(open.peer, None);
+        }
+        for text in [
+            format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{relay}"),
+            format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/tcp/2"),
+            format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}/p2p-circuit"),
+            format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p/{peer}"),
+            format!("/ip4/10.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}"),
+            format!("/p2p/{relay}/p2p-circuit/p2p/{peer}"),
+        ] {
+            assert!(Endpoint::parse(&text, Scope::Local).is_err(), "{text}");
         }
     }
 

@@ -1,14 +1,15 @@
 //! How many connections one address may open to us: a small libp2p behaviour without a protocol.
 //!
 //! ```text
-//!   incoming ─► counted by remote IP address ─► handshake ─► established ─► closed ─► given back
+//!   incoming ─► counted by IP address or relay ─► handshake ─► established ─► closed ─► given back
 //!                    └─ too many: refused            └─ failed ─► given back
 //! ```
 //! A `PeerId` costs nothing, so limits per peer alone would let one stranger take all places for
 //! incoming connections.
 //!
 //! Limits: [`MAX_INCOMING_PER_ADDRESS`], [`MAX_INCOMING_PER_IP6_NETWORK`] for a /64, and [`MAX_INCOMING_FROM_LOOPBACK`] for loopback, which
-//! all parties on one machine share. Connections that we dialled are not counted.
+//! all parties on one machine share. Behind a circuit there is no address to count: what one relay
+//! brings is counted together, up to [`MAX_INCOMING_PER_RELAY`]. Connections that we dialled are not counted.
 //!
 //! Security: provides that a host needs as many addresses as it wants to multiply these limits
 //! with, and in IPv6 as many networks. Does not provide protection from a host that has them; our
@@ -30,7 +31,7 @@ use libp2p::{
     },
 };
 
-use super::address::Endpoint;
+use super::address::{Endpoint, relay_in};
 
 /// Connections, in their handshake or established, that one remote IP address may open to us.
 pub const MAX_INCOMING_PER_ADDRESS: usize = 16;
@@ -39,14 +40,32 @@ pub const MAX_INCOMING_PER_ADDRESS: usize = 16;
 pub const MAX_INCOMING_PER_IP6_NETWORK: usize = 64;
 /// The same for loopback addresses.
 pub const MAX_INCOMING_FROM_LOOPBACK: usize = 64;
+/// The same for circuits of one relay; a relay that brings strangers leaves room for other ways in.
+pub const MAX_INCOMING_PER_RELAY: usize = 96;
 
 #[derive(Debug, thiserror::Error)]
-#[error("too many connections from {0}")]
-struct TooMany(IpAddr);
+#[error("too many connections from {0:?}")]
+struct TooMany(Source);
 
-/// Counts incoming connections by address.
+/// Where a connection comes from, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Address(IpAddr),
+    Relay(PeerId),
+}
+
+impl Source {
+    fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Address(ip) => Some(ip),
+            Self::Relay(_) => None,
+        }
+    }
+}
+
+/// Counts incoming connections by source.
 pub(super) struct Behaviour {
-    incoming: HashMap<ConnectionId, IpAddr>,
+    incoming: HashMap<ConnectionId, Source>,
     per_address: usize,
     per_ip6_network: usize,
     from_loopback: usize,
@@ -74,6 +93,16 @@ impl Behaviour {
         }
     }
 
+    fn admit_circuit(&mut self, connection: ConnectionId, relay: PeerId) -> Result<(), TooMany> {
+        let source = Source::Relay(relay);
+        let same = self.incoming.values().filter(|other| **other == source);
+        if same.count() >= MAX_INCOMING_PER_RELAY {
+            return Err(TooMany(source));
+        }
+        self.incoming.insert(connection, source);
+        Ok(())
+    }
+
     fn admit(&mut self, connection: ConnectionId, remote: &Multiaddr) -> Result<(), TooMany> {
         // What is no address of ours to dial, and cannot come in either, shares one count.
         let ip = Endpoint::of(remote).map_or(Ipv4Addr::UNSPECIFIED.into(), |e| e.ip);
@@ -83,14 +112,15 @@ impl Behaviour {
         } else {
             self.per_address
         };
-        let same = self.incoming.values().filter(|other| **other == ip);
-        let near = self.incoming.values();
+        let addresses = || self.incoming.values().filter_map(|other| other.ip());
+        let same = addresses().filter(|other| *other == ip);
+        let near = addresses();
         let near =
-            near.filter(|other| ip6_network(**other).is_some_and(|n| Some(n) == ip6_network(ip)));
+            near.filter(|other| ip6_network(*other).is_some_and(|n| Some(n) == ip6_network(ip)));
         if same.count() >= limit || near.count() >= self.per_ip6_network {
-            return Err(TooMany(ip));
+            return Err(TooMany(Source::Address(ip)));
         }
-        self.incoming.insert(connection, ip);
+        self.incoming.insert(connection, Source::Address(ip));
         Ok(())
     }
 
@@ -114,11 +144,14 @@ impl NetworkBehaviour for Behaviour {
     fn handle_pending_inbound_connection(
         &mut self,
         connection: ConnectionId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.admit(connection, remote)
-            .map_err(ConnectionDenied::new)
+        match relay_in(local) {
+            Some(relay) => self.admit_circuit(connection, relay),
+            None => self.admit(connection, remote),
+        }
+        .map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(
@@ -206,6 +239,25 @@ mod tests {
             admitted(&mut counts, 300..400, other),
             MAX_INCOMING_PER_ADDRESS
         );
+    }
+
+    #[test]
+    fn what_one_relay_brings_is_bounded_and_takes_nothing_from_others() {
+        let mut counts = Behaviour::default();
+        let (one, other) = (PeerId::random(), PeerId::random());
+        let circuits = |counts: &mut Behaviour, ids: std::ops::Range<usize>, relay: PeerId| {
+            let id = ConnectionId::new_unchecked;
+            ids.filter(|n| counts.admit_circuit(id(*n), relay).is_ok())
+                .count()
+        };
+        assert_eq!(circuits(&mut counts, 0..500, one), MAX_INCOMING_PER_RELAY);
+        assert_eq!(circuits(&mut counts, 500..510, other), 10);
+        assert_eq!(
+            admitted(&mut counts, 600..610, "/ip4/192.168.0.7/tcp/1"),
+            10
+        );
+        counts.gone(ConnectionId::new_unchecked(3));
+        assert_eq!(circuits(&mut counts, 700..800, one), 1);
     }
 
     #[test]

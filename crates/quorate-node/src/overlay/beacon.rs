@@ -156,6 +156,9 @@ const KINDS: [(IpAddr, Transport); 4] = [
 ];
 
 fn kind(endpoint: &Endpoint) -> Option<u8> {
+    if endpoint.relay.is_some() {
+        return None;
+    }
     let index = KINDS
         .iter()
         .position(|kind| *kind == (endpoint.ip, endpoint.transport))?;

@@ -6,8 +6,9 @@
 //!                                        └─closed─► waiting (from BACKOFF_FIRST when there was a link)
 //! ```
 //! A *target* is a hint (kept for ever, it may come alive late) or a peer with learnt addresses
-//! (forgotten after [`MAX_FAILURES`] failures in a row). TCP and QUIC addresses of a target are
-//! dialled one after the other, [`STAGGER`] apart, and only as long as there is no connection.
+//! (forgotten after [`MAX_FAILURES`] failures in a row). TCP and QUIC addresses and circuits of a target
+//! are dialled one after the other, [`STAGGER`] apart, and only as long as there is no connection.
+//! While there is one over a relay only, direct addresses are still tried.
 //!
 //! No I/O and no clock in here; `now` comes last.
 //!
@@ -20,14 +21,14 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
 
-use super::address::{Endpoint, Transport};
+use super::address::{Endpoint, Way};
 
 /// Hints kept; the bundle has at most 8, the rest is for addresses given later.
 pub const MAX_HINTS: usize = 16;
 /// Peers whose addresses are remembered.
 pub const MAX_PEERS: usize = 128;
 /// Addresses remembered per peer.
-const MAX_ADDRESSES: usize = 8;
+const MAX_ADDRESSES: usize = 16;
 /// Wait after the first failure.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// Longest wait between two attempts.
@@ -68,8 +69,8 @@ pub(super) struct Attempt {
     key: Key,
     pub peer: Option<PeerId>,
     pub addresses: Vec<Multiaddr>,
-    pub transport: Transport,
-    /// The other transport of this target is being dialled already.
+    pub way: Way,
+    /// Another way to this target is being dialled already, or exists over a relay.
     pub second: bool,
 }
 
@@ -90,8 +91,8 @@ struct Target {
     endpoints: VecDeque<Endpoint>,
     due: Instant,
     failures: u32,
-    /// The transport dialled last in this round, while the other one is still to come.
-    half: Option<Transport>,
+    /// The ways dialled in this round, while others are still to come.
+    tried: Vec<Way>,
     pending: bool,
     /// A hint that leads to ourselves, or whose peer was refused.
     dead: bool,
@@ -104,36 +105,63 @@ impl Target {
             endpoints: VecDeque::from([endpoint]),
             due,
             failures: 0,
-            half: None,
+            tried: Vec::new(),
             pending: false,
             dead: false,
         }
     }
 
-    fn has(&self, transport: Transport) -> bool {
-        self.endpoints.iter().any(|e| e.transport == transport)
+    fn has(&self, way: Way) -> bool {
+        self.endpoints.iter().any(|e| e.way() == way)
     }
 
-    fn next_transport(&self) -> Transport {
-        match self.half {
-            Some(Transport::Quic) => Transport::Tcp,
-            None if self.has(Transport::Tcp) => Transport::Tcp,
-            Some(Transport::Tcp) | None => Transport::Quic,
-        }
+    /// The way that comes next in this round.
+    fn next_way(&self, reached: Reached) -> Option<Way> {
+        let ways: &[Way] = match reached {
+            Reached::Not => &[Way::Tcp, Way::Quic, Way::Circuit],
+            Reached::OverRelay => &[Way::Tcp, Way::Quic],
+            Reached::Directly => &[],
+        };
+        let mut left = ways.iter().filter(|way| !self.tried.contains(way));
+        left.find(|way| self.has(**way)).copied()
     }
 
     fn back_off(&mut self, jitter: &mut Jitter, now: Instant) {
         let doubled = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10));
-        self.failures = self.failures.saturating_add(1);
-        self.half = None;
+        self.failures = (self.failures + 1).min(self.most_failures());
+        self.tried.clear();
         self.due = now + jitter.around(doubled.min(BACKOFF_MAX));
+    }
+
+    /// A peer that is behind a relay now may come to have a direct way later.
+    fn most_failures(&self) -> u32 {
+        if self.has(Way::Circuit) {
+            MAX_FAILURES - 1
+        } else {
+            MAX_FAILURES
+        }
     }
 
     fn start_over(&mut self, jitter: &mut Jitter, now: Instant) {
         self.failures = 0;
-        self.half = None;
+        self.tried.clear();
         self.due = now + jitter.around(BACKOFF_FIRST);
     }
+}
+
+/// How a peer is connected with us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    Not,
+    OverRelay,
+    Directly,
+}
+
+/// Connections with one peer.
+#[derive(Clone, Copy, Default)]
+struct Connections {
+    direct: usize,
+    relayed: usize,
 }
 
 /// The table of targets.
@@ -141,7 +169,7 @@ pub(super) struct Dialing {
     hints: Vec<Target>,
     peers: HashMap<PeerId, Target>,
     pending: HashMap<ConnectionId, Key>,
-    connections: HashMap<PeerId, usize>,
+    connections: HashMap<PeerId, Connections>,
     jitter: Jitter,
 }
 
@@ -219,9 +247,29 @@ impl Dialing {
         worst.is_some_and(|peer| self.peers.remove(&peer).is_some())
     }
 
-    /// Whether there is a connection to `peer`.
+    /// Whether there is a direct connection to `peer`.
     pub fn is_connected(&self, peer: &PeerId) -> bool {
-        self.connections.contains_key(peer)
+        self.reached(peer) == Reached::Directly
+    }
+
+    /// Circuits that lead to `peer`, as hinted or learnt.
+    pub fn circuits_to(&self, peer: PeerId) -> impl Iterator<Item = &Endpoint> {
+        let targets = self.hints.iter().chain(self.peers.values());
+        targets
+            .filter(move |t| t.peer == Some(peer))
+            .flat_map(|t| t.endpoints.iter().filter(|e| e.relay.is_some()))
+    }
+
+    fn reached(&self, peer: &PeerId) -> Reached {
+        match self.connections.get(peer) {
+            None => Reached::Not,
+            Some(Connections { direct: 0, .. }) => Reached::OverRelay,
+            Some(_) => Reached::Directly,
+        }
+    }
+
+    fn reached_by(&self, target: &Target) -> Reached {
+        target.peer.map_or(Reached::Not, |peer| self.reached(&peer))
     }
 
     /// The next dial that is due.
@@ -230,32 +278,29 @@ impl Dialing {
             .idle()
             .find(|(_, t)| t.due <= now)
             .map(|(key, _)| key)?;
-        let target = self.target(key)?;
-        let transport = target.next_transport();
-        let addresses = target
-            .endpoints
-            .iter()
-            .filter(|e| e.transport == transport)
-            .map(|e| e.address.clone())
-            .collect();
+        let target = self.look(key)?;
+        let reached = self.reached_by(target);
+        let way = target.next_way(reached)?;
+        let of_way = target.endpoints.iter().filter(|e| e.way() == way);
+        let expected = matches!(key, Key::Peer(_)) || target.expects_peer();
         Some(Attempt {
             key,
-            peer: target
-                .peer
-                .filter(|_| matches!(key, Key::Peer(_)) || target.expects_peer()),
-            second: target.half.is_some(),
-            addresses,
-            transport,
+            peer: target.peer.filter(|_| expected),
+            second: !target.tried.is_empty() || reached != Reached::Not,
+            addresses: of_way.map(|e| e.address.clone()).collect(),
+            way,
         })
     }
 
     /// `attempt` was handed to the network as `connection`.
     pub fn started(&mut self, attempt: &Attempt, connection: ConnectionId, now: Instant) {
         self.pending.insert(connection, attempt.key);
+        let Some(reached) = self.look(attempt.key).map(|t| self.reached_by(t)) else {
+            return;
+        };
         if let Some(target) = self.target(attempt.key) {
-            let both = target.has(Transport::Tcp) && target.has(Transport::Quic);
-            if both && target.half.is_none() {
-                target.half = Some(attempt.transport);
+            target.tried.push(attempt.way);
+            if target.next_way(reached).is_some() {
                 target.due = now + STAGGER;
             } else {
                 target.pending = true;
@@ -269,6 +314,7 @@ impl Dialing {
             return;
         };
         let others = self.pending.values().any(|k| *k == key);
+        let reached = self.look(key).map_or(Reached::Not, |t| self.reached_by(t));
         let Some((target, jitter)) = self.target_and_jitter(key) else {
             return;
         };
@@ -276,11 +322,13 @@ impl Dialing {
             Failure::Myself => target.dead = true,
             Failure::Needless => {
                 target.pending = others;
-                target.half = None;
+                target.tried.clear();
                 target.due = now + jitter.around(BACKOFF_FIRST);
             }
-            // The other transport of this round is still to come or under way.
-            Failure::Other if target.half.is_some() && !target.pending => target.due = now,
+            // Another way of this round is still to come or under way.
+            Failure::Other if !target.tried.is_empty() && target.next_way(reached).is_some() => {
+                target.due = now;
+            }
             Failure::Other if others => {}
             Failure::Other => {
                 target.pending = false;
@@ -294,28 +342,42 @@ impl Dialing {
     }
 
     /// A connection with `peer` exists, dialled by either side.
-    pub fn connected(&mut self, connection: ConnectionId, peer: PeerId) {
-        *self.connections.entry(peer).or_default() += 1;
+    pub fn connected(&mut self, connection: ConnectionId, peer: PeerId, relayed: bool) {
+        let counts = self.connections.entry(peer).or_default();
+        if relayed {
+            counts.relayed += 1;
+        } else {
+            counts.direct += 1;
+        }
         if let Some(key) = self.pending.remove(&connection) {
             let others = self.pending.values().any(|k| *k == key);
             if let Some(target) = self.target(key) {
                 target.peer = Some(peer);
                 target.pending = others;
-                target.half = None;
+                target.tried.clear();
             }
         }
     }
 
     /// A connection with `peer` is gone. Until a link existed that counts as a failure.
-    pub fn closed(&mut self, peer: PeerId, now: Instant) {
-        let left = self.connections.get_mut(&peer).map_or(0, |n| {
-            *n -= 1;
-            *n
-        });
-        if left > 0 {
+    pub fn closed(&mut self, peer: PeerId, relayed: bool, now: Instant) {
+        let Some(counts) = self.connections.get_mut(&peer) else {
+            return;
+        };
+        let count = if relayed {
+            &mut counts.relayed
+        } else {
+            &mut counts.direct
+        };
+        *count = count.saturating_sub(1);
+        let same_left = *count > 0;
+        let gone = counts.direct + counts.relayed == 0;
+        if gone {
+            self.connections.remove(&peer);
+        }
+        if same_left || (relayed && !gone) {
             return;
         }
-        self.connections.remove(&peer);
         let (jitter, targets) = self.leading_to(peer);
         for target in targets {
             target.back_off(jitter, now);
@@ -350,7 +412,7 @@ impl Dialing {
         self.idle().map(|(_, target)| target.due).min()
     }
 
-    /// Targets that wait for their time: no connection, nothing pending.
+    /// Targets that wait for their time: no connection but over a relay, nothing pending.
     fn idle(&self) -> impl Iterator<Item = (Key, &Target)> {
         let hints = self
             .hints
@@ -359,11 +421,16 @@ impl Dialing {
             .map(|(i, t)| (Key::Hint(i), t));
         let peers = self.peers.iter().map(|(peer, t)| (Key::Peer(*peer), t));
         hints.chain(peers).filter(|(_, t)| {
-            let connected = t
-                .peer
-                .is_some_and(|peer| self.connections.contains_key(&peer));
-            !t.dead && !t.pending && !connected
+            let reached = self.reached_by(t);
+            !t.dead && !t.pending && t.next_way(reached).is_some()
         })
+    }
+
+    fn look(&self, key: Key) -> Option<&Target> {
+        match key {
+            Key::Hint(index) => self.hints.get(index),
+            Key::Peer(peer) => self.peers.get(&peer),
+        }
     }
 
     fn target(&mut self, key: Key) -> Option<&mut Target> {
@@ -440,8 +507,8 @@ mod tests {
         table.hint(endpoint("/ip4/127.0.0.1/tcp/9"), now);
         let attempt = table.poll_attempt(now).expect("due");
         table.started(&attempt, id(1), now);
-        table.connected(id(1), peer);
-        table.connected(id(2), peer);
+        table.connected(id(1), peer, false);
+        table.connected(id(2), peer, false);
         table.learn(
             peer,
             [endpoint("/ip4/127.0.0.1/tcp/9")],
@@ -449,9 +516,9 @@ mod tests {
             now,
         );
         assert_eq!(table.poll_timeout(), None);
-        table.closed(peer, now);
+        table.closed(peer, false, now);
         assert_eq!(table.poll_timeout(), None);
-        table.closed(peer, now);
+        table.closed(peer, false, now);
         assert!(table.poll_attempt(now + LONG).is_some());
     }
 
@@ -471,7 +538,7 @@ mod tests {
         table.started(&first, id(1), now);
         assert!(table.poll_attempt(now).is_none());
         let second = table.poll_attempt(now + STAGGER).expect("the other one");
-        assert_ne!(second.transport, first.transport);
+        assert_ne!(second.way, first.way);
         table.started(&second, id(2), now + STAGGER);
         assert!(table.poll_attempt(now + LONG).is_none());
         table.failed(id(1), Failure::Other, now + STAGGER);
@@ -481,6 +548,46 @@ mod tests {
         );
         table.failed(id(2), Failure::Other, now + STAGGER);
         assert!(table.poll_attempt(now + LONG).is_some());
+    }
+
+    #[test]
+    fn behind_a_relay_direct_addresses_are_still_tried() {
+        let now = Instant::now();
+        let (peer, relay) = (PeerId::random(), PeerId::random());
+        let mut table = Dialing::new(7);
+        let direct = endpoint("/ip4/127.0.0.1/udp/9/quic-v1");
+        let circuit = endpoint(&format!(
+            "/ip4/127.0.0.1/tcp/7/p2p/{relay}/p2p-circuit/p2p/{peer}"
+        ));
+        table.learn(peer, [circuit.clone(), direct], Duration::ZERO, now);
+        let ways: Vec<_> = (0..2)
+            .map(|n| {
+                let at = now + STAGGER * n;
+                let attempt = table.poll_attempt(at).expect("due");
+                table.started(&attempt, id(n as usize), at);
+                attempt.way
+            })
+            .collect();
+        assert_eq!(ways, [Way::Quic, Way::Circuit]);
+        table.connected(id(1), peer, true);
+        table.failed(id(0), Failure::Other, now);
+        for n in 2..40 {
+            let due = table.poll_timeout().expect("goes on");
+            let attempt = table.poll_attempt(due).expect("due");
+            assert_eq!((attempt.way, attempt.second), (Way::Quic, true));
+            table.started(&attempt, id(n), due);
+            table.failed(id(n), Failure::Other, due);
+        }
+        table.connected(id(99), peer, false);
+        assert_eq!(table.poll_timeout(), None, "nothing better to be had");
+        table.closed(peer, false, now);
+        assert_eq!(table.poll_attempt(now + LONG).expect("due").way, Way::Quic);
+        table.closed(peer, true, now);
+        assert_eq!(
+            table.circuits_to(peer).next(),
+            Some(&circuit),
+            "not forgotten"
+        );
     }
 
     #[test]
@@ -496,7 +603,7 @@ mod tests {
         table.started(&first, id(1), now);
         table.failed(id(1), Failure::Other, now);
         let second = table.poll_attempt(now).expect("at once");
-        assert_ne!(second.transport, first.transport);
+        assert_ne!(second.way, first.way);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!            hints ─┐                                      ┌─► Listening, LinkUp, Frame,
-//!   beacon (loopback)┼─► dialling ─► connection ─► stream ─► link     LinkDown, Note
+//!   beacon (loopback)┼─► dialling ─► connection ─► stream ─► link     LinkDown, Relay, Note
 //!    mDNS (scope lan)┘   (TCP, QUIC; noise, TLS 1.3; yamux)  └─◄ send, close_link, drop_link, dial
+//!    relays ──► reservations ─► circuits, which are connections like others
 //! ```
 //! A *link* is one connected peer that speaks the protocol of the same [`Purpose`]: at most one per
 //! `PeerId`, however many connections there are. Frames arrive whole, in order, at most once; what was
@@ -33,6 +34,7 @@ mod link;
 mod network;
 mod relay_node;
 pub mod relay_probe;
+mod relays;
 mod stream;
 mod throttle;
 
@@ -47,6 +49,7 @@ use zeroize::Zeroizing;
 
 pub use admission::{
     MAX_INCOMING_FROM_LOOPBACK, MAX_INCOMING_PER_ADDRESS, MAX_INCOMING_PER_IP6_NETWORK,
+    MAX_INCOMING_PER_RELAY,
 };
 pub use frame::{FRAME_TIMEOUT, MAX_FRAME_BYTES};
 pub use lanes::{
@@ -57,6 +60,7 @@ pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
 pub use relay_node::{
     External, Listen, RelayConfig, RelayLimits, RelayNode, RelayRefusal, RelayStatus,
 };
+pub use relays::{KnownRelay, MAX_OWN_RELAYS, MAX_RESERVATIONS};
 pub use stream::SESSION_WAIT;
 
 use link::Links;
@@ -89,6 +93,18 @@ pub enum Purpose {
     Post,
 }
 
+/// Which relays an overlay uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Relaying {
+    /// Those it was started with, and those in the addresses of peers.
+    #[default]
+    Any,
+    /// Those it was started with only.
+    OwnOnly,
+    /// None.
+    Never,
+}
+
 /// What an overlay is started with.
 pub struct OverlayConfig {
     /// Ed25519 seed of this session's libp2p identity; to be used once.
@@ -101,6 +117,11 @@ pub struct OverlayConfig {
     pub beacon_key: [u8; 32],
     /// Addresses to dial, as multiaddr text with or without `/p2p/…`.
     pub hints: Vec<String>,
+    /// Relays to be reachable through, as multiaddr text with `/p2p/RELAY`; the first ones that work
+    /// are used.
+    pub relays: Vec<String>,
+    /// Which relays may be used at all.
+    pub relaying: Relaying,
 }
 
 impl fmt::Debug for OverlayConfig {
@@ -111,6 +132,8 @@ impl fmt::Debug for OverlayConfig {
             .field("purpose", &self.purpose)
             .field("beacon_key", &"(secret)")
             .field("hints", &self.hints)
+            .field("relays", &self.relays)
+            .field("relaying", &self.relaying)
             .finish()
     }
 }
@@ -146,6 +169,9 @@ pub enum OverlayEvent {
         /// Multiaddr text with `/p2p/…`.
         address: String,
     },
+    /// Something about a relay changed: its reservation, what it says about itself, or its first
+    /// round-trip time on a connection.
+    Relay(KnownRelay),
     /// Something a person may want to know; never needed for the program's logic.
     Note(String),
 }

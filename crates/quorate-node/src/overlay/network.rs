@@ -1,6 +1,7 @@
 //! The libp2p swarm: transports, behaviours and their limits.
 //!
-//! TCP with noise and yamux, QUIC with TLS 1.3. Identify says our protocols and nothing else:
+//! TCP with noise and yamux, QUIC with TLS 1.3; circuits over relays with noise and yamux inside, so that a relay
+//! carries ciphertext between the same authenticated `PeerId`s. Identify says our protocols and nothing else:
 //! no agent name, no listen addresses, and what peers say about theirs is not kept. Ping finds
 //! dead connections. mDNS runs under [`Scope::Lan`] only.
 
@@ -11,7 +12,7 @@ use libp2p::{
     connection_limits::ConnectionLimits,
     identify,
     identity::{Keypair, PublicKey},
-    mdns, noise, ping,
+    mdns, noise, ping, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, yamux,
 };
@@ -22,7 +23,7 @@ use zeroize::Zeroizing;
 use super::{
     OverlayError, Scope,
     address::{Endpoint, Transport},
-    admission, lanes, stream,
+    admission, announce, lanes, stream,
 };
 
 /// Established connections opened by others.
@@ -32,14 +33,14 @@ const _: () = assert!(MAX_LOBBY_LINKS < MAX_INCOMING as usize);
 /// Established connections opened by us, whatever others have opened.
 pub const MAX_OUTGOING: u32 = 96;
 /// Established connections with one peer.
-pub const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+pub const MAX_CONNECTIONS_PER_PEER: u32 = 6;
 /// Connections in their handshake, opened by others.
 pub const MAX_PENDING_INCOMING: u32 = 64;
 /// Connections in their handshake, opened by us.
 pub const MAX_PENDING_OUTGOING: u32 = 64;
-/// Streams one peer may have open on a connection: one session, one lane,
-/// identify, ping, and some air.
-const MAX_STREAMS: u32 = 16;
+/// Streams one peer may have open on a connection. Between parties: one session, one lane, identify, ping, and some
+/// air. With a relay each circuit is a stream: two for each of the other parties of the largest session.
+const MAX_STREAMS: u32 = 192;
 /// Incoming streams of a connection in protocol negotiation.
 const MAX_NEGOTIATING_STREAMS: usize = 8;
 /// A handshake must be complete within this time.
@@ -66,6 +67,8 @@ pub(super) struct Node {
     admission: admission::Behaviour,
     pub session: stream::Behaviour,
     pub lanes: lanes::Behaviour,
+    pub announce: announce::Behaviour,
+    relay: relay::client::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
@@ -93,17 +96,19 @@ impl Network {
         let keypair = Keypair::ed25519_from_bytes(seed.as_mut_slice()).map_err(setup)?;
         let public = keypair.public();
         let (mdns, without_mdns) = multicast_dns(&public, scope);
-        let node = Node {
+        let ping = ping::Config::new()
+            .with_interval(PING_INTERVAL)
+            .with_timeout(PING_TIMEOUT);
+        let of = public.clone();
+        let node = move |relay| Node {
             limits: connection_limits::Behaviour::new(limits()),
             admission: admission::Behaviour::default(),
-            session: stream::Behaviour::new(public.to_peer_id(), scope, protocol, only),
-            lanes: lanes::Behaviour::new(public.to_peer_id()),
-            identify: identify::Behaviour::new(identify_config(public.clone())),
-            ping: ping::Behaviour::new(
-                ping::Config::new()
-                    .with_interval(PING_INTERVAL)
-                    .with_timeout(PING_TIMEOUT),
-            ),
+            session: stream::Behaviour::new(of.to_peer_id(), scope, protocol, only),
+            lanes: lanes::Behaviour::new(of.to_peer_id()),
+            announce: announce::Behaviour::asking(),
+            relay,
+            identify: identify::Behaviour::new(identify_config(of)),
+            ping: ping::Behaviour::new(ping),
             mdns: mdns.into(),
         };
         let (alive, gone) = mpsc::channel(1);
@@ -121,7 +126,9 @@ impl Network {
                 config.max_connection_data = QUIC_CONNECTION_WINDOW;
                 config
             })
-            .with_behaviour(|_| node)
+            .with_relay_client(noise::Config::new, yamux_config)
+            .map_err(setup)?
+            .with_behaviour(|_, relay| node(relay))
             .map_err(setup)?
             .with_swarm_config(|_| swarm_config(alive))
             .with_connection_timeout(HANDSHAKE_TIMEOUT)

@@ -6,11 +6,15 @@
 //!   open /quorate/session/1  ───────────────────►  accept
 //!   Opened                                         Opened
 //!   further connections to the same peer stay without a stream and are closed after a while
+//!   on a circuit, and a direct connection comes: open there; the stream on the circuit ends
 //! ```
 //! The lower `PeerId` alone opens, so both ends always agree which connection carries the link,
 //! also when both dialled at once. A connection carries one session stream in its life: when the
 //! stream ends, the connection is closed, and what comes next is a new connection. Both ends
-//! therefore see the same links, and no frame is lost inside a link that stays up.
+//! therefore see the same links, and no frame is lost inside a link that stays up. The one exception is a
+//! circuit that was left for a direct connection and stays for its lane: it may carry a session again.
+//!
+//! Connections with relays may stay without one: they are left to the behaviours that use them.
 //!
 //! Why not libp2p's request-response: it opens a stream and waits a round trip per frame, picks any
 //! connection of the peer, and keeps no order; here a frame costs its bytes, the order is the
@@ -25,7 +29,7 @@
 //! Does not provide any statement about who the peer is.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -33,7 +37,7 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
-    core::{Endpoint as Role, transport::PortUse, upgrade::ReadyUpgrade},
+    core::{ConnectedPoint, Endpoint as Role, transport::PortUse, upgrade::ReadyUpgrade},
     swarm::{
         CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId,
         FromSwarm, NetworkBehaviour, NotifyHandler, Stream, StreamUpgradeError, SubstreamProtocol,
@@ -44,7 +48,10 @@ use libp2p::{
     },
 };
 
-use super::{Purpose, Scope, address::Endpoint};
+use super::{
+    Purpose, Scope,
+    address::{Endpoint, relay_of},
+};
 
 /// The protocol of the streams of each purpose.
 pub(super) fn protocol(purpose: &Purpose) -> StreamProtocol {
@@ -90,6 +97,8 @@ struct Connection {
     id: ConnectionId,
     address: Multiaddr,
     dialer: bool,
+    /// Over a relay.
+    relayed: bool,
     /// A session stream was asked for or accepted on it.
     used: bool,
     /// Closed then, unless it is used by that time.
@@ -111,8 +120,9 @@ pub(super) struct Behaviour {
     /// If set, no other peer is let in.
     only: Option<PeerId>,
     peers: HashMap<PeerId, Peer>,
+    relays: HashSet<PeerId>,
     refused: HashMap<PeerId, Instant>,
-    queue: VecDeque<ToSwarm<Event, Open>>,
+    queue: VecDeque<ToSwarm<Event, Order>>,
 }
 
 impl Behaviour {
@@ -128,9 +138,35 @@ impl Behaviour {
             protocol,
             only,
             peers: HashMap::new(),
+            relays: HashSet::new(),
             refused: HashMap::new(),
             queue: VecDeque::new(),
         }
+    }
+
+    /// This peer is a relay; it is let in, and a session is not expected of it.
+    pub fn add_relay(&mut self, peer: PeerId) {
+        self.relays.insert(peer);
+    }
+
+    /// This peer is no relay any more.
+    pub fn remove_relay(&mut self, peer: &PeerId) {
+        self.relays.remove(peer);
+    }
+
+    /// The session on this connection went elsewhere, and the connection stays: it may carry one again.
+    pub fn reuse(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        let all = self.peers.get_mut(&peer).map(|p| &mut p.connections);
+        let Some(on) = all.and_then(|all| all.iter_mut().find(|c| c.id == connection)) else {
+            return;
+        };
+        on.used = false;
+        on.deadline = now + SESSION_WAIT;
+        self.queue.push_back(ToSwarm::NotifyHandler {
+            peer_id: peer,
+            handler: NotifyHandler::One(connection),
+            event: Order::Renew,
+        });
     }
 
     /// Accepts no connection with `peer` before `until`.
@@ -159,7 +195,8 @@ impl Behaviour {
     /// Closes connections that carry no session in time: spare ones, and those that a stranger
     /// keeps busy with something else. Those that `is_needed` without one stay.
     pub fn sweep(&mut self, now: Instant, is_needed: impl Fn(&PeerId, ConnectionId) -> bool) {
-        for (peer, state) in &mut self.peers {
+        let parties = self.peers.iter_mut();
+        for (peer, state) in parties.filter(|(peer, _)| !self.relays.contains(peer)) {
             for idle in state
                 .connections
                 .iter_mut()
@@ -181,11 +218,16 @@ impl Behaviour {
 
     /// When [`sweep`](Self::sweep) has something to do next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let all = self.peers.values().flat_map(|p| &p.connections);
+        let parties = self.peers.iter();
+        let parties = parties.filter(|(peer, _)| !self.relays.contains(peer));
+        let all = parties.flat_map(|(_, p)| &p.connections);
         all.filter(|c| !c.used).map(|c| c.deadline).min()
     }
 
     fn admit(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
+        if self.relays.contains(peer) {
+            return Ok(Handler::new(self.protocol.clone()));
+        }
         if self.is_refused(peer) {
             return Err(ConnectionDenied::new(Refused("this peer was refused")));
         }
@@ -197,26 +239,38 @@ impl Behaviour {
         Ok(Handler::new(self.protocol.clone()))
     }
 
-    /// Asks for the session stream on the oldest fresh connection, if opening is ours to do.
+    fn is_unwanted(&self, peer: &PeerId) -> bool {
+        self.only.is_some_and(|only| only != *peer)
+    }
+
+    /// Asks for the session stream on the oldest fresh connection, a direct one if there is one, if
+    /// opening is ours to do. From a circuit the session moves to a direct connection.
     fn open(&mut self, peer: PeerId) {
-        if self.local >= peer {
+        if self.local >= peer || self.is_unwanted(&peer) {
             return;
         }
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        if state.session.is_some() {
+        let all = &mut state.connections;
+        let on = all.iter().find(|c| Some(c.id) == state.session);
+        let on_circuit = on.is_some_and(|c| c.relayed);
+        if state.session.is_some() && !on_circuit {
             return;
         }
-        let Some(fresh) = state.connections.iter_mut().find(|c| !c.used) else {
+        let fresh = all.iter().position(|c| !c.used && !c.relayed);
+        let fresh = fresh.or_else(|| all.iter().position(|c| !c.used && !on_circuit));
+        let Some(fresh) = fresh.and_then(|at| all.get_mut(at)) else {
             return;
         };
         fresh.used = true;
-        state.session = Some(fresh.id);
+        if !on_circuit {
+            state.session = Some(fresh.id);
+        }
         self.queue.push_back(ToSwarm::NotifyHandler {
             peer_id: peer,
             handler: NotifyHandler::One(fresh.id),
-            event: Open,
+            event: Order::Open,
         });
     }
 
@@ -241,6 +295,10 @@ impl Behaviour {
     }
 
     fn opened(&mut self, peer: PeerId, connection: ConnectionId, stream: Stream, inbound: bool) {
+        if self.is_unwanted(&peer) {
+            // A relay that is let in although somebody else is looked for; dropping the stream ends it.
+            return;
+        }
         if inbound && self.local < peer {
             return self.violation(peer, connection, "opened a stream that is ours to open");
         }
@@ -309,7 +367,8 @@ impl NetworkBehaviour for Behaviour {
                 let state = self.peers.entry(new.peer_id).or_default();
                 state.connections.push(Connection {
                     id: new.connection_id,
-                    address: new.endpoint.get_remote_address().clone(),
+                    address: far_end(new.endpoint),
+                    relayed: relay_of(new.endpoint).is_some(),
                     dialer: new.endpoint.is_dialer(),
                     used: false,
                     deadline: Instant::now() + SESSION_WAIT,
@@ -336,6 +395,13 @@ impl NetworkBehaviour for Behaviour {
         match report {
             Report::Opened { stream, inbound } => self.opened(peer, id, stream, inbound),
             Report::Second => self.violation(peer, id, "opened a second session stream"),
+            Report::Failed { .. } if self.relays.contains(&peer) => {
+                // It is no party as well; the connection goes on serving as a relay's.
+                let state = self.peers.get_mut(&peer);
+                if let Some(state) = state.filter(|s| s.session == Some(id)) {
+                    state.session = None;
+                }
+            }
             Report::Failed { foreign } => {
                 self.close(peer, id);
                 if foreign {
@@ -345,15 +411,30 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, Open>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, Order>> {
         // Woken by the swarm: everything is queued from its own calls.
         self.queue.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-/// The behaviour's only order to a handler: open the session stream.
+/// The address at the other end; of a circuit that was opened to us, the relay's, as the peer's is not known.
+fn far_end(endpoint: &ConnectedPoint) -> Multiaddr {
+    match endpoint {
+        ConnectedPoint::Listener { local_addr, .. } if relay_of(endpoint).is_some() => {
+            local_addr.clone()
+        }
+        _ => endpoint.get_remote_address().clone(),
+    }
+}
+
+/// What the behaviour orders a handler to do.
 #[derive(Debug)]
-pub(super) struct Open;
+pub(super) enum Order {
+    /// Open the session stream.
+    Open,
+    /// Let the connection carry one more.
+    Renew,
+}
 
 /// What a handler reports.
 #[derive(Debug)]
@@ -395,7 +476,7 @@ impl Handler {
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Open;
+    type FromBehaviour = Order;
     type ToBehaviour = Report;
     type InboundProtocol = ReadyUpgrade<StreamProtocol>;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
@@ -406,8 +487,11 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ())
     }
 
-    fn on_behaviour_event(&mut self, _: Open) {
-        self.open = true;
+    fn on_behaviour_event(&mut self, order: Order) {
+        match order {
+            Order::Open => self.open = true,
+            Order::Renew => self.had_stream = false,
+        }
     }
 
     fn poll(

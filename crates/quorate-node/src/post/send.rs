@@ -109,6 +109,8 @@ pub async fn send(config: SendConfig) -> Result<(SendHandle, mpsc::Receiver<Send
         purpose: Purpose::Post,
         beacon_key: post::beacon_key(),
         hints: config.at,
+        relays: Vec::new(),
+        relaying: crate::overlay::Relaying::default(),
     })
     .await?;
     let addresses = overlay.addresses();

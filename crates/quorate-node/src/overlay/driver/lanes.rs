@@ -37,6 +37,7 @@ struct Current {
 struct Open {
     peer: PeerId,
     connection: ConnectionId,
+    relay: Option<PeerId>,
     /// Dropped to end the lane.
     cut: Option<oneshot::Sender<()>>,
 }
@@ -78,6 +79,7 @@ impl Driver {
             }
         }
         self.lanes.current = Some(Current { shared, incoming });
+        self.want_circuits(roster.keys().copied(), now);
         self.swarm.behaviour_mut().lanes.set_roster(roster, now);
     }
 
@@ -96,7 +98,7 @@ impl Driver {
         let id = self.lanes.next;
         self.lanes.next += 1;
         let (cutter, cut) = oneshot::channel();
-        let via = relay.map(|relay| relay.to_string());
+        let via = relay.map(|relay| self.relaying.table.name(&relay));
         tracing::debug!(index, %peer, ?via, "a lane is open");
         let carrier = Carrier {
             stream,
@@ -113,6 +115,7 @@ impl Driver {
         let open = Open {
             peer,
             connection,
+            relay,
             cut: Some(cutter),
         };
         self.lanes.open.insert(id, open);
@@ -141,6 +144,9 @@ impl Driver {
             End::Silent => {
                 node.lanes.ended(open.peer, open.connection, now);
                 self.drop_connection(open.connection);
+                if let Some(relay) = open.relay {
+                    self.on_silent_circuit(open.peer, relay, now);
+                }
             }
             End::Remote | End::Local => node.lanes.ended(open.peer, open.connection, now),
         }

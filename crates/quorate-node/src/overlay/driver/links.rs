@@ -34,10 +34,11 @@ impl Driver {
             .by_peer
             .get(&peer)
             .copied()
-            .and_then(|old| self.supersede(old));
+            .and_then(|old| self.supersede(old, now));
         let link = self.next_link;
         self.next_link += 1;
         if dialer && let Ok(endpoint) = Endpoint::of(address) {
+            // What was dialled on purpose is known already; what libp2p dialled for us is news.
             self.dialing.learn(peer, [endpoint], Duration::ZERO, now);
         }
         let (ended, after) = oneshot::channel();
@@ -65,6 +66,7 @@ impl Driver {
             ended: Some(after),
             cut: Some(cutter),
             refused: false,
+            spared: false,
         };
         self.links.insert(link, entry);
         self.by_peer.insert(peer, link);
@@ -72,11 +74,18 @@ impl Driver {
     }
 
     /// Ends the link that a new one of the same peer replaces; returns when it will have ended.
-    fn supersede(&mut self, link: u64) -> Option<oneshot::Receiver<()>> {
+    fn supersede(&mut self, link: u64, now: Instant) -> Option<oneshot::Receiver<()>> {
         self.shared.links.close(link);
         let old = self.links.get_mut(&link)?;
-        let (connection, ended) = (old.connection, old.ended.take());
-        self.drop_connection(connection);
+        let (peer, connection, ended) = (old.peer, old.connection, old.ended.take());
+        let node = self.swarm.behaviour_mut();
+        if node.lanes.is_used(&peer, connection) {
+            // The session moved to a better connection; the lane stays until it has moved too.
+            node.session.reuse(peer, connection, now);
+            old.spared = true;
+        } else {
+            self.drop_connection(connection);
+        }
         ended
     }
 
@@ -113,7 +122,9 @@ impl Driver {
             return;
         };
         self.shared.links.close(link);
-        self.swarm.close_connection(old.connection);
+        if !old.spared {
+            self.swarm.close_connection(old.connection);
+        }
         if self.by_peer.get(&old.peer) == Some(&link) {
             self.by_peer.remove(&old.peer);
             self.dialing.link_changed(old.peer, now);

@@ -12,6 +12,7 @@
 
 mod lanes;
 mod links;
+mod relaying;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -35,8 +36,8 @@ use tokio::{
 };
 
 use super::{
-    Addresses, Command, OverlayConfig, OverlayError, OverlayEvent, Purpose, Scope,
-    address::{Endpoint, Transport},
+    Addresses, Command, OverlayConfig, OverlayError, OverlayEvent, Purpose, Relaying, Scope,
+    address::{Endpoint, Way, relay_of},
     beacon::{Beacon, Sealer},
     dialing::{Attempt, Dialing, Failure, MAX_HINTS},
     link::{CLOSE_GRACE, End, Links},
@@ -75,6 +76,8 @@ struct Link {
     cut: Option<oneshot::Sender<()>>,
     /// Closed by the caller, who does not want the peer back for a while.
     refused: bool,
+    /// Its connection goes on without it.
+    spared: bool,
 }
 
 /// The state of the task.
@@ -105,6 +108,7 @@ pub(super) struct Driver {
     /// Peers refused for breaking the rules.
     refusals: u64,
     lanes: lanes::Lanes,
+    relaying: relaying::RelayState,
 }
 
 impl Driver {
@@ -122,7 +126,11 @@ impl Driver {
             purpose,
             beacon_key,
             hints,
+            relays,
+            relaying,
         } = config;
+        // A guest calls, and is not called.
+        let reserve = relaying != Relaying::Never && !matches!(purpose, Purpose::Guest(_));
         let only = match &purpose {
             Purpose::Guest(peer) => {
                 let peer: PeerId = peer
@@ -158,6 +166,7 @@ impl Driver {
             expected: usize::MAX,
             refusals: 0,
             lanes: lanes::Lanes::default(),
+            relaying: relaying::RelayState::new(relaying, reserve, seed()?),
         };
         if let Some(error) = network.without_mdns {
             driver.note(format!(
@@ -171,6 +180,13 @@ impl Driver {
         match Beacon::open(Sealer::new(&beacon_key, &public), seed()?, now) {
             Ok(beacon) => driver.beacon = Some(beacon),
             Err(error) => driver.note_no_beacon(&error),
+        }
+        if relaying == Relaying::Never {
+            if !relays.is_empty() {
+                tracing::debug!("relays are not used");
+            }
+        } else {
+            driver.take_relays(&relays, now);
         }
         driver.take_hints(&hints, now);
         Ok(driver)
@@ -239,6 +255,12 @@ impl Driver {
                 self.note("an address of somebody else is left out".into());
             }
             Ok(mut endpoint) => {
+                if endpoint.relay.is_some()
+                    && let Err(why) = self.take_circuit(&endpoint, now)
+                {
+                    self.note(format!("the address of a circuit is not used: {why}"));
+                    return;
+                }
                 // Whoever else answers there is hung up on before anything is said.
                 endpoint.peer = endpoint.peer.or(self.only);
                 if !self.dialing.hint(endpoint, now) {
@@ -261,9 +283,11 @@ impl Driver {
             node.lanes.open_due(now);
             let lanes = &node.lanes;
             node.session.sweep(now, |peer, on| lanes.is_used(peer, on));
+            self.relays_due(now);
+            self.circuits_due(now);
             self.dial_due(now);
             self.announce_due(now).await;
-            let due = self.next_due();
+            let due = self.next_due(now);
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm(event, Instant::now()),
                 Some(ended) = self.tasks.join_next_with_id() => self.on_link_end(ended, Instant::now()),
@@ -309,12 +333,16 @@ impl Driver {
         }
     }
 
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self, now: Instant) -> Option<Instant> {
         let beacon = self.beacon.as_ref().map(Beacon::due);
         let sweep = self.swarm.behaviour().session.poll_timeout();
         let lane = self.swarm.behaviour().lanes.poll_timeout();
         let dial = self.dialing.poll_timeout();
-        [beacon, sweep, dial, lane].into_iter().flatten().min()
+        let relay = self.relaying.poll_timeout(now);
+        [beacon, sweep, dial, lane, relay]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     // ---- dialling
@@ -379,24 +407,39 @@ impl Driver {
             SwarmEvent::Behaviour(event) => self.on_node(event, now),
             SwarmEvent::NewListenAddr { address, .. } => self.on_listening(&address, now),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_expired(&address),
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason,
+                ..
+            } => self.on_listener_closed(listener_id, reason, now),
             SwarmEvent::ConnectionEstablished {
                 peer_id,
                 connection_id,
+                endpoint,
                 ..
             } => {
-                self.dialing.connected(connection_id, peer_id);
+                let relayed = relay_of(&endpoint).is_some();
+                if !relayed {
+                    self.on_connected(peer_id, connection_id, now);
+                }
+                self.dialing.connected(connection_id, peer_id, relayed);
+                self.on_circuit_dialled(connection_id, true, now);
             }
             SwarmEvent::ConnectionClosed {
                 peer_id,
                 connection_id,
                 cause,
+                endpoint,
                 ..
             } => {
                 // Closed by the peer, the stream still yields what arrived before its end.
                 if cause.is_none() {
                     self.cut(connection_id);
                 }
-                self.dialing.closed(peer_id, now);
+                self.on_relay_closed(&peer_id, connection_id, now);
+                self.hurry_circuits(now);
+                let relayed = relay_of(&endpoint).is_some();
+                self.dialing.closed(peer_id, relayed, now);
             }
             SwarmEvent::OutgoingConnectionError {
                 connection_id,
@@ -404,6 +447,8 @@ impl Driver {
                 ..
             } => {
                 tracing::debug!(%error, "a dial failed");
+                self.on_relay_dial_failed(connection_id, now);
+                self.on_circuit_dialled(connection_id, false, now);
                 self.dialing.failed(connection_id, failure(&error), now);
             }
             other => tracing::trace!(event = ?other, "swarm"),
@@ -414,6 +459,13 @@ impl Driver {
         match event {
             NodeEvent::Session(event) => self.on_session(event, now),
             NodeEvent::Lanes(event) => self.on_lane(event),
+            NodeEvent::Relay(event) => self.on_relay_event(&event),
+            NodeEvent::Announce(told) => self.on_announcement(told),
+            NodeEvent::Ping(ping::Event {
+                peer,
+                result: Ok(rtt),
+                ..
+            }) => self.on_relay_rtt(&peer, rtt),
             // A peer without ping tells nothing about the connection.
             NodeEvent::Ping(ping::Event {
                 result: Err(ping::Failure::Unsupported),
@@ -431,7 +483,9 @@ impl Driver {
                 peer_id,
                 connection_id,
                 info,
-            }) if !info.protocols.contains(&self.protocol) => {
+            }) if !info.protocols.contains(&self.protocol)
+                && !self.relaying.table.is_known(&peer_id) =>
+            {
                 self.drop_connection(connection_id);
                 self.refuse(peer_id, now);
             }
@@ -450,6 +504,7 @@ impl Driver {
             return;
         };
         if endpoint.allowed(self.scope).is_err()
+            || endpoint.relay.is_some()
             || endpoint.is_loopback()
             || peer == self.peer_id()
             || self.waits
@@ -472,6 +527,10 @@ impl Driver {
         let Ok(endpoint) = dialable else {
             return;
         };
+        // Of circuits only what we dialled ourselves is shown, not what a relay says.
+        if endpoint.relay.is_some() {
+            return;
+        }
         let text = self.with_peer(address);
         self.shared.addresses.add(text.clone());
         self.say(OverlayEvent::Listening { address: text });
@@ -589,24 +648,25 @@ fn dial_opts(attempt: &Attempt) -> DialOpts {
             .cloned()
             .unwrap_or_else(Multiaddr::empty);
         let opts = DialOpts::unknown_peer_id().address(address);
-        return match attempt.transport {
-            Transport::Tcp => opts.allocate_new_port().build(),
-            Transport::Quic => opts.build(),
+        return match attempt.way {
+            Way::Tcp => opts.allocate_new_port().build(),
+            Way::Quic | Way::Circuit => opts.build(),
         };
     };
     let opts = DialOpts::peer_id(peer)
         .addresses(attempt.addresses.clone())
         .condition(if attempt.second {
-            PeerCondition::Disconnected
+            // The table of targets knows what exists and what is under way.
+            PeerCondition::Always
         } else {
             PeerCondition::DisconnectedAndNotDialing
         });
-    match attempt.transport {
+    match attempt.way {
         // From the listening port, two simultaneous dials would meet in one connection
         // (simultaneous open), which neither side can negotiate.
-        Transport::Tcp => opts.allocate_new_port().build(),
+        Way::Tcp => opts.allocate_new_port().build(),
         // From the listening socket, so that no socket outside the scope is opened.
-        Transport::Quic => opts.build(),
+        Way::Quic | Way::Circuit => opts.build(),
     }
 }
 

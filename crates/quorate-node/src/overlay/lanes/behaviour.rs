@@ -129,6 +129,12 @@ impl Behaviour {
         all.is_some_and(|all| all.iter().any(|c| c.id == connection && c.is_used()))
     }
 
+    /// The relays over which there are circuits to this peer.
+    pub fn relays_to(&self, peer: &PeerId) -> Vec<PeerId> {
+        let all = self.connections.get(peer).into_iter().flatten();
+        all.filter_map(|c| c.relay).collect()
+    }
+
     /// Opens the lanes that are due.
     pub fn open_due(&mut self, now: Instant) {
         for (peer, connections) in &mut self.connections {

@@ -1,3 +1,5 @@
+//! The choice between lanes, their queues, and one lane over a pipe.
+
 use std::time::{Duration, Instant};
 
 use super::*;

@@ -43,6 +43,7 @@ impl Machine {
                     },
                 );
             }
+            OverlayEvent::Relay(relay) => tracing::debug!(?relay, "relay"),
             OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
         }
     }

@@ -145,6 +145,8 @@ impl Machine {
             scope: config.scope.into(),
             beacon_key: config.secret.derive("beacon"),
             hints: config.addresses.clone(),
+            relays: Vec::new(),
+            relaying: crate::overlay::Relaying::default(),
         };
         let (overlay, overlay_events) = Overlay::start(overlay)
             .await

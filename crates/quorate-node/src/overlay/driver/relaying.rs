@@ -1,0 +1,376 @@
+//! The relays of the overlay's task: connections and reservations, circuits to parties that need one, and
+//! what is told about it.
+//!
+//! ```text
+//!   own relays ──► connection ──► reservation (up to 3) ──► addresses RELAY/p2p-circuit/p2p/ME
+//!                      └─► announcement, pings ──► OverlayEvent::Relay
+//!   party of the roster without a direct connection ──► circuits over two relays, one lane on each
+//! ```
+//! The lower `PeerId` dials the circuits of lanes, so that both ends do not dial at once.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use libp2p::{
+    PeerId,
+    core::transport::ListenerId,
+    multiaddr::Protocol,
+    relay::client,
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use super::{
+    super::{
+        OverlayEvent, Relaying,
+        address::Endpoint,
+        announce::Told,
+        lanes::MAX_CIRCUIT_LANES,
+        relays::{Action, Relays},
+    },
+    Driver,
+};
+
+/// Time between two looks at which parties lack a circuit.
+const CIRCUIT_INTERVAL: Duration = Duration::from_millis(500);
+/// A relay over which a party could not be reached is not tried for it for this long.
+const AVOIDED_FOR: Duration = Duration::from_secs(5);
+/// Pairs of party and relay that are avoided at a time; beyond it the oldest are tried again.
+const MAX_AVOIDED: usize = 256;
+/// Relays whose refusals the caller is told about.
+const MAX_RELAY_NOTES: u32 = 16;
+
+/// What the overlay's task knows about relays.
+pub(super) struct RelayState {
+    pub table: Relays,
+    pub how: Relaying,
+    /// Parties to which lanes are ours to open.
+    parties: HashSet<PeerId>,
+    next_look: Option<Instant>,
+    circuits: HashMap<ConnectionId, (PeerId, PeerId)>,
+    avoided: HashMap<(PeerId, PeerId), Instant>,
+    /// Relays about which somebody was told that they do not work, until they do.
+    noted: HashSet<PeerId>,
+    notes: u32,
+    /// The circuit addresses shown per relay.
+    shown: HashMap<PeerId, Vec<String>>,
+}
+
+impl RelayState {
+    pub fn new(how: Relaying, reserve: bool, seed: u64) -> Self {
+        Self {
+            table: Relays::new(reserve, seed),
+            how,
+            parties: HashSet::new(),
+            next_look: None,
+            circuits: HashMap::new(),
+            avoided: HashMap::new(),
+            noted: HashSet::new(),
+            notes: 0,
+            shown: HashMap::new(),
+        }
+    }
+
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let table = self.table.poll_timeout(now);
+        [table, self.next_look].into_iter().flatten().min()
+    }
+}
+
+impl Driver {
+    /// Takes the relays that the user or the session named.
+    pub(super) fn take_relays(&mut self, relays: &[String], now: Instant) {
+        for text in relays {
+            let added = Endpoint::parse(text, self.scope)
+                .and_then(|endpoint| self.relaying.table.add_own(endpoint, now));
+            match added {
+                Ok(relay) if relay == self.peer_id() => {}
+                Ok(relay) => self.mark_relay(relay),
+                Err(why) => {
+                    let shown: String = text.chars().take(80).collect();
+                    self.note(format!("the relay {shown:?} is not used: {why}"));
+                }
+            }
+        }
+    }
+
+    fn mark_relay(&mut self, relay: PeerId) {
+        self.swarm.behaviour_mut().session.add_relay(relay);
+    }
+
+    /// Whether a circuit may be used, and its relay with it.
+    pub(super) fn take_circuit(
+        &mut self,
+        circuit: &Endpoint,
+        now: Instant,
+    ) -> Result<(), &'static str> {
+        let relay = circuit.relay.ok_or("not a circuit")?;
+        match self.relaying.how {
+            Relaying::Never => return Err("relays are not used here"),
+            Relaying::OwnOnly if !self.relaying.table.is_own(&relay) => {
+                return Err("only own relays are used here");
+            }
+            Relaying::OwnOnly | Relaying::Any => {}
+        }
+        if relay == self.peer_id() {
+            return Err("it leads through ourselves");
+        }
+        let (relay, gone) = self.relaying.table.add_foreign(circuit, now)?;
+        if let Some(gone) = gone {
+            self.swarm.behaviour_mut().session.remove_relay(&gone);
+        }
+        self.mark_relay(relay);
+        Ok(())
+    }
+
+    /// Connects and reserves what is due.
+    pub(super) fn relays_due(&mut self, now: Instant) {
+        while let Some(action) = self.relaying.table.poll(now) {
+            match action {
+                Action::Dial { relay, addresses } => {
+                    // All at once: where UDP is blocked, only TCP answers.
+                    let opts = DialOpts::peer_id(relay)
+                        .addresses(addresses)
+                        .condition(PeerCondition::Always)
+                        .build();
+                    let connection = opts.connection_id();
+                    self.relaying.table.dialing(&relay, connection);
+                    if let Err(error) = self.swarm.dial(opts) {
+                        tracing::debug!(%relay, %error, "a relay cannot be dialled");
+                        self.relaying.table.failed(connection, now);
+                    }
+                }
+                Action::Reserve { relay, address } => match self.swarm.listen_on(address) {
+                    Ok(listener) => self.relaying.table.asked(&relay, listener),
+                    Err(error) => {
+                        tracing::warn!(%relay, %error, "no reservation can be asked for");
+                        let never = ListenerId::next();
+                        self.relaying.table.asked(&relay, never);
+                        self.relaying.table.lost(never, now);
+                    }
+                },
+            }
+        }
+    }
+
+    // ---- what happens with relays
+
+    pub(super) fn on_relay_dial_failed(&mut self, connection: ConnectionId, now: Instant) {
+        if let Some(relay) = self.relaying.table.failed(connection, now) {
+            let name = self.relaying.table.name(&relay);
+            self.note_relay(relay, &format!("the relay {name} cannot be reached"));
+        }
+    }
+
+    pub(super) fn on_relay_closed(
+        &mut self,
+        relay: &PeerId,
+        connection: ConnectionId,
+        now: Instant,
+    ) {
+        if self.relaying.table.closed(relay, connection, now) {
+            self.hide_circuits(*relay);
+            self.tell_relay(relay);
+        }
+    }
+
+    pub(super) fn on_relay_event(&mut self, event: &client::Event) {
+        if let client::Event::ReservationReqAccepted { relay_peer_id, .. } = event
+            && self.relaying.table.reserved(relay_peer_id)
+        {
+            let relay = *relay_peer_id;
+            self.relaying.noted.remove(&relay);
+            self.show_circuits(relay);
+            self.tell_relay(&relay);
+        }
+    }
+
+    pub(super) fn on_listener_closed(
+        &mut self,
+        listener: ListenerId,
+        why: Result<(), std::io::Error>,
+        now: Instant,
+    ) {
+        let Some((relay, held)) = self.relaying.table.lost(listener, now) else {
+            return;
+        };
+        self.hide_circuits(relay);
+        if held {
+            self.tell_relay(&relay);
+        } else {
+            let name = self.relaying.table.name(&relay);
+            let why = why.err().map_or_else(String::new, |e| format!(": {e}"));
+            self.note_relay(relay, &format!("the relay {name} does not take us{why}"));
+        }
+    }
+
+    pub(super) fn on_relay_rtt(&mut self, relay: &PeerId, rtt: Duration) {
+        if self.relaying.table.measured(relay, rtt) {
+            self.tell_relay(relay);
+        }
+    }
+
+    /// A direct connection exists; a relay is asked what it says about itself.
+    pub(super) fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        if self.relaying.table.connected(&peer, connection, now) {
+            self.swarm.behaviour_mut().announce.ask(peer, connection);
+        }
+    }
+
+    pub(super) fn on_announcement(&mut self, told: Told) {
+        let relay = told.peer;
+        match told.answer {
+            Ok(said) => {
+                if self.relaying.table.said(&relay, said) {
+                    self.tell_relay(&relay);
+                }
+            }
+            // It is used all the same: it carries or it does not.
+            Err(why) => tracing::debug!(%relay, why, "no announcement"),
+        }
+    }
+
+    fn tell_relay(&mut self, relay: &PeerId) {
+        if let Some(status) = self.relaying.table.status(relay) {
+            self.say(OverlayEvent::Relay(status));
+        }
+    }
+
+    /// Says once that a relay does not work, until it works again.
+    fn note_relay(&mut self, relay: PeerId, text: &str) {
+        let known = self.relaying.table.is_own(&relay);
+        if known && self.relaying.noted.insert(relay) && self.relaying.notes < MAX_RELAY_NOTES {
+            self.relaying.notes += 1;
+            self.note(text.to_owned());
+        }
+    }
+
+    fn show_circuits(&mut self, relay: PeerId) {
+        let me = self.peer_id();
+        let all = self.relaying.table.circuits_to(me);
+        let texts: Vec<String> = all
+            .into_iter()
+            .filter(|c| c.relay == Some(relay))
+            .map(|c| c.address.with(Protocol::P2p(me)).to_string())
+            .collect();
+        for text in &texts {
+            self.shared.addresses.add(text.clone());
+            self.say(OverlayEvent::Listening {
+                address: text.clone(),
+            });
+        }
+        self.relaying.shown.insert(relay, texts);
+    }
+
+    fn hide_circuits(&mut self, relay: PeerId) {
+        for text in self.relaying.shown.remove(&relay).unwrap_or_default() {
+            self.shared.addresses.remove(&text);
+        }
+    }
+
+    // ---- circuits for lanes
+
+    /// Lanes are wanted to these peers from now on.
+    pub(super) fn want_circuits(&mut self, parties: impl Iterator<Item = PeerId>, now: Instant) {
+        let me = self.peer_id();
+        self.relaying.parties = parties.filter(|peer| me < *peer).collect();
+        self.relaying.avoided.clear();
+        self.relaying.next_look = Some(now);
+    }
+
+    /// Looks again soon which parties lack a circuit.
+    pub(super) fn hurry_circuits(&mut self, now: Instant) {
+        if self.relaying.next_look.is_some() {
+            self.relaying.next_look = Some(now);
+        }
+    }
+
+    /// Dials circuits to parties that have no direct connection, over relays they have none over yet.
+    pub(super) fn circuits_due(&mut self, now: Instant) {
+        if self.relaying.next_look.is_none_or(|at| at > now) {
+            return;
+        }
+        if self.relaying.parties.is_empty() || self.relaying.how == Relaying::Never {
+            self.relaying.next_look = None;
+            return;
+        }
+        self.relaying.next_look = Some(now + CIRCUIT_INTERVAL);
+        self.relaying.avoided.retain(|_, until| *until > now);
+        let parties: Vec<PeerId> = self.relaying.parties.iter().copied().collect();
+        for peer in parties {
+            if let Some(circuit) = self.next_circuit(peer, now) {
+                self.dial_circuit(peer, &circuit, now);
+            }
+        }
+    }
+
+    fn next_circuit(&self, peer: PeerId, now: Instant) -> Option<Endpoint> {
+        if self.dialing.is_connected(&peer) {
+            return None;
+        }
+        let pending = |p: &(PeerId, PeerId)| p.0 == peer;
+        if self.relaying.circuits.values().any(pending) {
+            return None;
+        }
+        let over = self.swarm.behaviour().lanes.relays_to(&peer);
+        if over.len() >= MAX_CIRCUIT_LANES {
+            return None;
+        }
+        let ways = self.relaying.table.ways_to(peer, now).into_iter();
+        let learnt = self.dialing.circuits_to(peer).cloned();
+        ways.chain(learnt).find(|way| {
+            way.relay.is_some_and(|relay| {
+                !over.contains(&relay) && !self.relaying.avoided.contains_key(&(peer, relay))
+            })
+        })
+    }
+
+    fn dial_circuit(&mut self, peer: PeerId, circuit: &Endpoint, now: Instant) {
+        let Some(relay) = circuit.relay else {
+            return;
+        };
+        let opts = DialOpts::peer_id(peer)
+            .addresses(vec![circuit.address.clone()])
+            .condition(PeerCondition::Always)
+            .build();
+        let connection = opts.connection_id();
+        tracing::debug!(%peer, %relay, "a circuit is dialled");
+        match self.swarm.dial(opts) {
+            Ok(()) => {
+                self.relaying.circuits.insert(connection, (peer, relay));
+            }
+            Err(error) => {
+                tracing::debug!(%peer, %relay, %error, "a circuit cannot be dialled");
+                self.avoid(peer, relay, now);
+            }
+        }
+    }
+
+    fn avoid(&mut self, peer: PeerId, relay: PeerId, now: Instant) {
+        let avoided = &mut self.relaying.avoided;
+        if avoided.len() >= MAX_AVOIDED {
+            avoided.clear();
+        }
+        avoided.insert((peer, relay), now + AVOIDED_FOR);
+    }
+
+    /// A dial came to its end; if it was for a circuit of a lane, the next one may follow.
+    pub(super) fn on_circuit_dialled(&mut self, connection: ConnectionId, ok: bool, now: Instant) {
+        if let Some((peer, relay)) = self.relaying.circuits.remove(&connection) {
+            if !ok {
+                self.avoid(peer, relay, now);
+            }
+            self.hurry_circuits(now);
+        }
+    }
+
+    /// A lane over this circuit fell silent.
+    pub(super) fn on_silent_circuit(&mut self, peer: PeerId, relay: PeerId, now: Instant) {
+        self.relaying.table.suspect(&relay, now);
+        self.avoid(peer, relay, now);
+        self.hurry_circuits(now);
+    }
+}
