@@ -84,7 +84,7 @@ impl Node {
                     assert!(self.up.contains_key(link), "a frame outside of a link");
                 }
                 OverlayEvent::Note(note) => self.notes.push(note.clone()),
-                OverlayEvent::Listening { .. } => continue,
+                OverlayEvent::Listening { .. } | OverlayEvent::Relay(_) => continue,
             }
             return event;
         }

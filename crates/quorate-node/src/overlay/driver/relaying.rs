@@ -13,16 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::{
-    PeerId,
-    core::transport::ListenerId,
-    multiaddr::Protocol,
-    relay::client,
-    swarm::{
-        ConnectionId,
-        dial_opts::{DialOpts, PeerCondition},
-    },
-};
 use super::{
     super::{
         OverlayEvent, Relaying,
@@ -32,6 +22,16 @@ use super::{
         relays::{Action, Relays},
     },
     Driver,
+};
+use libp2p::{
+    PeerId,
+    core::transport::ListenerId,
+    multiaddr::Protocol,
+    relay::client,
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 
 /// Time between two looks at which parties lack a circuit.
