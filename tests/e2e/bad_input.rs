@@ -41,6 +41,7 @@ fn write(world: &World, name: &str, invitation: &str) -> std::path::PathBuf {
         invitation: invitation.into(),
         secret: RendezvousSecret::new([7; 32]),
         hints: Vec::new(),
+        program: None,
     };
     fs::write(&file, bundle.encode()).unwrap();
     file

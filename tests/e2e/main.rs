@@ -24,6 +24,7 @@ mod pty;
 mod records;
 mod returning;
 mod secrets;
+mod send_program;
 mod terms;
 mod three_shells;
 mod world;

@@ -34,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("jws", readers::jws),
     ("did", readers::did),
     ("bundle", readers::bundle),
+    ("source", readers::source),
     ("ticket", readers::ticket),
     ("frame", readers::frame),
     ("rendezvous", readers::rendezvous),

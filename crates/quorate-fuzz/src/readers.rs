@@ -5,7 +5,9 @@ use quorate_identity::{
     json::parse_strict, peek_typ,
 };
 use quorate_session::{
-    Bundle, Frame, Invitation, PeerId, Pid, Stored, Ticket, manifest_digest,
+    Bundle, Frame, Invitation, PeerId, Pid, ProgramSource, Stored, Ticket, check_path,
+    limits::{MAX_PROGRAM_SOURCE_BYTES, MAX_SOURCE_FILES},
+    manifest_digest,
     message::{
         Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, Ready, Receipt, Whereabouts,
         verify_card,
@@ -121,6 +123,21 @@ pub fn bundle(data: &[u8]) {
     if let Ok(bundle) = Bundle::parse(&inner) {
         assert_eq!(bundle.encode(), inner);
     }
+}
+
+/// A program's source as it comes along.
+pub fn source(data: &[u8]) {
+    let Ok(source) = ProgramSource::from_cbor(data) else {
+        return;
+    };
+    assert_eq!(source.to_cbor(), data);
+    assert!(data.len() <= MAX_PROGRAM_SOURCE_BYTES && source.files().count() <= MAX_SOURCE_FILES);
+    for (path, _) in source.files() {
+        check_path(path).expect("every path stays in the folder");
+    }
+    let files = source.files().map(|(path, text)| (path, text.as_bytes()));
+    let again = ProgramSource::new(files).expect("its own files");
+    assert_eq!(again.digest(), source.digest());
 }
 
 /// Tickets, in every form people may write them.

@@ -42,6 +42,7 @@ pub fn invitation(data: &[u8]) {
         invitation: text,
         secret: secret(),
         hints: Vec::new(),
+        program: None,
     };
     let bundle = Bundle::parse(&bundle.encode()).expect("a bundle of a statement that was read");
     let parsed = quorate_identity::Unverified::<Invitation>::parse(&bundle.invitation);

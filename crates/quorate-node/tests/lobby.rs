@@ -16,7 +16,7 @@ use quorate_node::{
     overlay::{Overlay, OverlayConfig, OverlayEvent, Purpose, Scope},
 };
 use quorate_session::{
-    Bundle, CallDraft, ContentDigest, InvitationDraft, PartyDraft, RendezvousSecret, Ticket,
+    Bundle, CallDraft, InvitationDraft, PartyDraft, ProgramSource, RendezvousSecret, Ticket,
     message::{Call, Program, SameController, Times, close},
 };
 use tokio::{sync::mpsc::Receiver, time::timeout};
@@ -44,6 +44,10 @@ fn party(did: &Did, name: &str) -> PartyDraft {
     }
 }
 
+fn source() -> ProgramSource {
+    ProgramSource::new([("income.py", &b"print(2026)"[..])]).unwrap()
+}
+
 fn call(key: &SigningKey, overlay: &[u8; 32], seats: u16) -> Verified<Call> {
     let now = wall();
     let until = |minutes: i64| now.plus_seconds(60 * minutes);
@@ -57,7 +61,7 @@ fn call(key: &SigningKey, overlay: &[u8; 32], seats: u16) -> Verified<Call> {
         zero_threshold: false,
         prss: None,
         program: Program {
-            manifest: ContentDigest::of(b"program"),
+            manifest: source().digest(),
             entry: "income.py".into(),
             args: vec![],
             env: None,
@@ -164,6 +168,7 @@ impl Inviter {
             invitation: sign(invitation, &self.key).unwrap().text().to_string(),
             secret,
             hints: vec![],
+            program: None,
         };
         self.handle.seal(&bundle).await.unwrap();
         bundle
@@ -175,7 +180,7 @@ async fn lobby(call: &Verified<Call>, overlay: [u8; 32]) -> (HostHandle, Receive
         call: call.clone(),
         overlay_secret: Zeroizing::new(overlay),
         scope: Scope::Local,
-        program: Some(b"print(2026)".to_vec()),
+        program: Some(source()),
         contacts: Vec::new(),
         hints: vec![],
     };
@@ -229,7 +234,7 @@ impl Guest {
         let ApplicantEvent::Call { program, .. } = call else {
             unreachable!()
         };
-        assert_eq!(program.as_deref(), Some(&b"print(2026)"[..]));
+        assert_eq!(program, Some(source()));
         self.handle.apply(name.into(), None).await;
     }
 

@@ -90,6 +90,7 @@ fn bundle(key: &SigningKey, others: &[Did]) -> Bundle {
         invitation: sign(invitation, key).unwrap().text().to_string(),
         secret,
         hints: vec![],
+        program: None,
     }
 }
 

@@ -1,14 +1,18 @@
 //! Bundle: what the organizer hands to the parties, and the rendezvous secret in it.
 //!
-//! Text form: `quorate1:` and base64url of the CBOR map `{"inv": text, "s": bytes(32), "hints": [text]}`, keys in this
-//! order, definite lengths. White space around the text is ignored, since bundles travel by mail and chat.
+//! Text form: `quorate1:` and base64url of the CBOR map `{"inv": text, "s": bytes(32), "hints": [text], "src": bytes}`, keys
+//! in this order, definite lengths; `src`, the program's [source](ProgramSource), may be left out. White space around the
+//! text is ignored, since bundles travel by mail and chat.
 //!
-//! Limits: [`MAX_BUNDLE_CHARS`], [`MAX_HINTS`], [`MAX_ADDRESS_BYTES`].
+//! Limits: [`MAX_BUNDLE_CHARS`], [`MAX_HINTS`], [`MAX_ADDRESS_BYTES`], those of the source.
 //!
 //! Security: the secret keeps outsiders from finding and probing the session; it gives nobody a seat. Whoever holds the
 //! bundle sees the invitation. The secret is wiped from memory on drop and is never printed by `Debug`.
 
-use crate::limits::{MAX_ADDRESS_BYTES, MAX_BUNDLE_CHARS, MAX_HINTS};
+use crate::{
+    limits::{MAX_ADDRESS_BYTES, MAX_BUNDLE_CHARS, MAX_HINTS},
+    source::ProgramSource,
+};
 use hkdf::Hkdf;
 use minicbor::{Decoder, Encoder};
 use quorate_identity::{Code, Digest, MAX_STATEMENT_BYTES, Rejection, base64url};
@@ -73,6 +77,8 @@ pub struct Bundle {
     pub secret: RendezvousSecret,
     /// Addresses (multiaddr text) to try first.
     pub hints: Vec<String>,
+    /// The program's source, if it came along; to be held against the invitation with [`ProgramSource::check`].
+    pub program: Option<ProgramSource>,
 }
 
 impl Bundle {
@@ -106,7 +112,8 @@ impl Bundle {
         &self,
         encoder: &mut Encoder<Vec<u8>>,
     ) -> Result<(), minicbor::encode::Error<Infallible>> {
-        encoder.map(3)?.str("inv")?.str(&self.invitation)?;
+        let members = 3 + u64::from(self.program.is_some());
+        encoder.map(members)?.str("inv")?.str(&self.invitation)?;
         encoder
             .str("s")?
             .bytes(self.secret.as_bytes())?
@@ -114,6 +121,9 @@ impl Bundle {
             .array(self.hints.len() as u64)?;
         for hint in &self.hints {
             encoder.str(hint)?;
+        }
+        if let Some(program) = &self.program {
+            encoder.str("src")?.bytes(&program.to_cbor())?;
         }
         Ok(())
     }
@@ -151,8 +161,9 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Bundle, Rejection> {
             Err(malformed("has an unknown member"))
         }
     };
-    if decoder.map().map_err(cbor)? != Some(3) {
-        return Err(malformed("does not have three members"));
+    let members = decoder.map().map_err(cbor)?;
+    if !matches!(members, Some(3 | 4)) {
+        return Err(malformed("does not have three or four members"));
     }
     expect(decoder, "inv")?;
     let invitation = decoder.str().map_err(cbor)?;
@@ -181,10 +192,18 @@ fn read(decoder: &mut Decoder<'_>) -> Result<Bundle, Rejection> {
         }
         hints.push(hint.to_owned());
     }
+    let program = if members == Some(4) {
+        expect(decoder, "src")?;
+        let source = decoder.bytes().map_err(cbor)?;
+        Some(ProgramSource::from_cbor(source)?)
+    } else {
+        None
+    };
     Ok(Bundle {
         invitation: invitation.to_owned(),
         secret: RendezvousSecret::new(secret),
         hints,
+        program,
     })
 }
 
@@ -198,7 +217,25 @@ mod tests {
             invitation: "a.b.c".into(),
             secret: RendezvousSecret::new([9; 32]),
             hints: vec!["/ip4/192.0.2.1/udp/1/quic-v1".into()],
+            program: None,
         }
+    }
+
+    #[test]
+    fn the_source_of_the_program_may_come_along_and_is_read_strictly() {
+        let mut with = bundle();
+        let source = ProgramSource::new([("main.py", &b"print(1)"[..])]).expect("fine");
+        with.program = Some(source.clone());
+        let read = Bundle::parse(&with.encode()).expect("own text form");
+        assert_eq!(read.program, Some(source));
+        let mut bytes = with.to_cbor();
+        let at = bytes
+            .windows(7)
+            .position(|w| w == b"main.py")
+            .expect("there");
+        bytes[at..at + 7].copy_from_slice(b"../x.py");
+        let refusal = Bundle::from_cbor(&bytes).expect_err("a path that leads elsewhere");
+        assert_eq!(refusal.code, Code::Program);
     }
 
     #[test]

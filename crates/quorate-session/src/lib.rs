@@ -35,6 +35,7 @@ pub mod rendezvous;
 mod roster;
 mod seal;
 mod session;
+mod source;
 mod statement;
 mod stored;
 mod ticket;
@@ -63,6 +64,7 @@ pub use session::{
     Event, MeshPlan, Misuse, Outcome, PartyView, PeerPlan, PersistToken, Phase, ProgramReport,
     Session, Setup, State, Usage,
 };
+pub use source::ProgramSource;
 pub use stored::{Closure, Stored};
 pub use ticket::Ticket;
 pub use words::{

@@ -45,14 +45,18 @@ pub const MIN_PORT: u16 = 1024;
 
 // --- Bundle and manifest ----------------------------------------------------------------------------------------------
 
-/// Characters of a bundle's text form.
-pub const MAX_BUNDLE_CHARS: usize = 96 * 1024;
+/// Characters of a bundle's text form; one with the program's source still fits into a frame.
+pub const MAX_BUNDLE_CHARS: usize = 240 * 1024;
 /// Address hints in a bundle.
 pub const MAX_HINTS: usize = 8;
 /// Files of one program.
 pub const MAX_MANIFEST_ENTRIES: usize = 4096;
 /// Bytes of one path in a manifest.
 pub const MAX_PATH_BYTES: usize = 512;
+/// Bytes of a program's source that goes along with a call or in a bundle: with the largest call it fits into a frame.
+pub const MAX_PROGRAM_SOURCE_BYTES: usize = 128 * 1024;
+/// Files of such a source: a person looks at each.
+pub const MAX_SOURCE_FILES: usize = 64;
 
 // --- First contact ----------------------------------------------------------------------------------------------------
 
@@ -66,8 +70,6 @@ pub const MAX_CARD_SECONDS: i64 = 2 * 366 * 24 * 3600;
 pub const MAX_CARD_BYTES: usize = 8 * 1024;
 /// Lifetime of an application, in seconds.
 pub const APPLY_LIFETIME_SECONDS: i64 = 120;
-/// Bytes of a program's source that goes along with a call.
-pub const MAX_PROGRAM_SOURCE_BYTES: usize = 96 * 1024;
 /// Links a lobby or a post holds at once.
 pub const MAX_LOBBY_LINKS: usize = 96;
 /// Applications that may wait for an answer.
@@ -168,8 +170,10 @@ pub const MAX_POST_FRAMES: u32 = 16;
 pub const MAX_OFFERS_PER_CONTACT: usize = 16;
 /// Invitations taken by post that are remembered, so that none is shown twice.
 pub const MAX_TAKEN: usize = 256;
+/// Characters of one of them: with its frame it is not larger than a frame may be.
+pub const MAX_OFFER_CHARS: usize = 240 * 1024;
 /// Characters of a sealed bundle.
-pub const MAX_SEALED_CHARS: usize = 224 * 1024;
+pub const MAX_SEALED_CHARS: usize = 340 * 1024;
 /// Cards one bundle is sealed to.
 pub const MAX_SEALED_TO: usize = 64;
 

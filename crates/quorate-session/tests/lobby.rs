@@ -82,14 +82,14 @@ fn both_sides_show_the_same_words_and_no_two_applications_have_the_same() {
 
 #[test]
 fn nothing_about_the_applicant_is_said_before_a_person_agreed() {
-    let mut table = Table::with_program(3, Some(b"print(1)"));
+    let mut table = Table::with_program(3, &source("print(1)"));
     let seat = table.newcomer(1);
     table.connect(seat);
     let ApplicantEvent::Call { call, program } = &table.seats[seat].events[1] else {
         panic!("{:?}", table.seats[seat].events);
     };
     assert_eq!(call.subject.name, "Noord Hospital");
-    assert_eq!(program.as_deref(), Some(&b"print(1)"[..]));
+    assert_eq!(*program, Some(source("print(1)")));
     assert_eq!(table.applied(), []);
     table.apply(seat, "Clinique Sud");
     assert_eq!(table.applied().len(), 1);

@@ -10,7 +10,8 @@ mod lobby_table;
 
 use common::key;
 use quorate_identity::{
-    B64, Code, Did, Digest, Rejection, SigningKey, Unverified, Verified, base64url, sign,
+    B64, Code, Did, Digest, MAX_STATEMENT_BYTES, Rejection, SigningKey, Unverified, Verified,
+    base64url, sign,
 };
 use quorate_session::{
     Apply, Bundle, Call, Closing, Contact, Invitation, LinkId, PeerId, RendezvousSecret, Ticket,
@@ -260,6 +261,7 @@ fn an_invitation_of_somebody_else_or_with_another_secret_is_refused() {
             invitation: invitation.text().to_string(),
             secret: RendezvousSecret::new([1; 32]),
             hints: vec![],
+            program: None,
         };
         bundle.encode()
     });
@@ -670,16 +672,48 @@ fn a_host_that_floods_is_left() {
 }
 
 #[test]
-fn a_program_that_is_too_large_is_not_sent_along() {
-    let source = vec![0; MAX_PROGRAM_SOURCE_BYTES + 1];
-    let opened = |source: &[u8]| Host::new(call(3), Some(source), [1; 32], AT, Instant::now());
-    assert_eq!(opened(&source).unwrap_err().code, Code::Limit);
-    // The largest one goes through a frame of the overlay.
-    let host = opened(&source[1..]).unwrap();
-    let frame = Frame::Call {
-        jws: host.call().text().to_string(),
+fn a59_a_source_that_is_not_the_called_program_ends_the_application() {
+    let (good, other) = (source("print(1)"), source("print(2)"));
+    let now = Instant::now();
+    let opened = |source| Host::new(call_of(3, &good), Some(source), [1; 32], AT, now);
+    assert_eq!(opened(&other).unwrap_err().code, Code::Program);
+    assert!(opened(&good).is_ok());
+    let mut long = good.to_cbor();
+    long.resize(MAX_PROGRAM_SOURCE_BYTES + 1, b' ');
+    for (bytes, code) in [
+        (other.to_cbor(), Code::Program),
+        (good.to_cbor()[1..].to_vec(), Code::Format),
+        (b"print(1)".to_vec(), Code::Format),
+        (Vec::new(), Code::Format),
+        (long, Code::Limit),
+    ] {
+        let call = call_of(3, &good);
+        let mut applicant = Applicant::new(key(1), ticket(&call), peer(101), [1; 32]);
+        applicant.handle_link_up(LinkId(1), host_peer(), now);
+        let frame = Frame::Call {
+            jws: call.text().to_string(),
+            commit: Digest([0; 32]),
+            program: Some(base64url::encode(&bytes)),
+        };
+        applicant.handle_frame(LinkId(1), &frame.encode(), AT, now);
+        let last = std::iter::from_fn(|| applicant.poll_event()).last();
+        assert!(
+            matches!(&last, Some(ApplicantEvent::Closed(why)) if why.code == code),
+            "{code}: {last:?}"
+        );
+    }
+}
+
+#[test]
+fn the_largest_source_goes_through_a_frame_with_the_largest_call() {
+    let mut frame = Frame::Call {
+        jws: "x".repeat(MAX_STATEMENT_BYTES),
         commit: Digest([0; 32]),
-        program: Some(base64url::encode(&source[1..])),
+        program: Some(base64url::encode(&vec![0; MAX_PROGRAM_SOURCE_BYTES])),
     };
     assert!(Frame::parse(&frame.encode()).is_ok());
+    if let Frame::Call { program, .. } = &mut frame {
+        *program = Some("A".repeat(MAX_PROGRAM_SOURCE_BYTES * 4 / 3 + 4));
+    }
+    assert_eq!(Frame::parse(&frame.encode()).unwrap_err().code, Code::Limit);
 }

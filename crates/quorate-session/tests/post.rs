@@ -35,6 +35,7 @@ fn bundle_of(draft: InvitationDraft, issuer: usize) -> Bundle {
         invitation: signed.text().to_string(),
         secret: common::secret(),
         hints: vec![],
+        program: None,
     }
 }
 

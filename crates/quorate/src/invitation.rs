@@ -16,7 +16,7 @@ use quorate_session::{
 use crate::{failure::Failure, text};
 
 /// Largest file that is read as an invitation, in bytes.
-const MAX_INPUT_BYTES: u64 = 128 * 1024;
+const MAX_INPUT_BYTES: u64 = 352 * 1024;
 
 /// The wall clock.
 pub fn now() -> UnixTime {
@@ -42,10 +42,11 @@ pub fn received(text: &str) -> Result<Received, Failure> {
     } else {
         (text.to_owned(), None)
     };
-    Ok(Received {
-        invitation: verify(&jws)?,
-        bundle,
-    })
+    let invitation = verify(&jws)?;
+    if let Some(source) = bundle.as_ref().and_then(|b| b.program.as_ref()) {
+        source.check(&invitation.subject.program)?;
+    }
+    Ok(Received { invitation, bundle })
 }
 
 /// Checks a bare invitation (compact JWS) against its issuer's keys and the clock.

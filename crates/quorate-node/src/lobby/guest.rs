@@ -1,7 +1,7 @@
 //! The side that holds a ticket.
 
 use quorate_identity::{Rejection, SigningKey, Verified};
-use quorate_session::{Bundle, Invitation, Ticket, lobby, message::Call};
+use quorate_session::{Bundle, Invitation, ProgramSource, Ticket, lobby, message::Call};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
@@ -38,8 +38,8 @@ pub enum ApplicantEvent {
     Call {
         /// The call, verified.
         call: Box<Verified<Call>>,
-        /// The program's source, if it came along; not looked at.
-        program: Option<Vec<u8>>,
+        /// The program's source, if it came along: it is the one that the call names.
+        program: Option<ProgramSource>,
     },
     /// The inviter sees our application, with these words.
     Asked {

@@ -2,7 +2,7 @@
 
 use quorate_identity::{Code, Did, Rejection, SigningKey, Verified};
 use quorate_session::{
-    Bundle, PeerId, Ticket,
+    Bundle, PeerId, ProgramSource, Ticket,
     limits::MAX_TICKET_HINTS,
     lobby::{self, ApplicantId, Misuse},
     message::{Call, Card},
@@ -27,7 +27,7 @@ pub struct HostConfig {
     /// Where to listen.
     pub scope: Scope,
     /// The program's source, to be sent along with the call.
-    pub program: Option<Vec<u8>>,
+    pub program: Option<ProgramSource>,
     /// Whom the inviter knows: strangers cannot take their places, however many ask.
     pub contacts: Vec<Did>,
     /// Addresses for the ticket. If there are none, those of this machine that others may reach are chosen in
@@ -207,7 +207,7 @@ pub async fn host(config: HostConfig) -> Result<(HostHandle, mpsc::Receiver<Host
     let plain = Ticket::new(peer, &call.digest(), &[])?;
     let core = lobby::Host::new(
         call.clone(),
-        program.as_deref(),
+        program.as_ref(),
         contact::random()?,
         clock::wall(),
         clock::now(),

@@ -22,6 +22,7 @@ use crate::{
         Apply, Call, CodeText, Invitation, PROTOCOL_VERSION, check_call_envelope, check_closed,
     },
     peer_id::PeerId,
+    source::ProgramSource,
     ticket::Ticket,
     words::{ADMISSION_WORDS, admission_commitment, admission_words},
 };
@@ -44,8 +45,8 @@ pub enum ApplicantEvent {
     Call {
         /// The call, verified.
         call: Box<Verified<Call>>,
-        /// The program's source, if it came along; not looked at.
-        program: Option<Vec<u8>>,
+        /// The program's source, if it came along: it is the one that the call names.
+        program: Option<ProgramSource>,
     },
     /// The inviter sees our application, with these words.
     Asked {
@@ -317,7 +318,14 @@ impl Applicant {
             );
             return Err(Rejection::new(Code::Time, "F6", text).about(issuer));
         }
-        let program = program.map(base64url::decode).transpose()?;
+        let program = match program {
+            None => None,
+            Some(text) => {
+                let source = ProgramSource::from_cbor(&base64url::decode(text)?)?;
+                source.check(&call.subject.program)?;
+                Some(source)
+            }
+        };
         if self.call.is_none() {
             self.deadline = Some(instant(call.subject.time.apply_by, at, now));
             self.call = Some(call.clone());

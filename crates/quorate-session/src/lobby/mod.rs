@@ -4,7 +4,7 @@
 //! applicant                                    host (the PeerId in the ticket and in the call)
 //!   find{call} ─────────────────────────────►   another call ─► closed
 //!   ◄──────────────── call{jws, commit, program}
-//!   digest, signature, PeerId, time; a person reads it and says yes
+//!   digest, signature, PeerId, time, the program's source if it came along; a person reads it and says yes
 //!   apply{jws} ─────────────────────────────►   signature, this link, one per link, PeerId and DID
 //!   ◄──────────────────────────── heard{reveal}  both show the same three words
 //!   ◄───────── admitted{place} | declined{code}  a person admits by name

@@ -2,7 +2,7 @@
 
 use crate::{
     contact::read_frame,
-    limits::{MAX_FRAME_BYTES, MAX_OFFERS, MAX_SEALED_CHARS, OFFER_TAGS_STEP},
+    limits::{MAX_FRAME_BYTES, MAX_OFFER_CHARS, MAX_OFFERS, OFFER_TAGS_STEP},
 };
 use quorate_identity::{B64, Code, Digest, Rejection};
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ impl Frame {
             Self::Hello { tags } => {
                 (1..=MAX_OFFERS).contains(&tags.len()) && tags.len().is_multiple_of(OFFER_TAGS_STEP)
             }
-            Self::Offer { text } => text.len() <= MAX_SEALED_CHARS,
+            Self::Offer { text } => text.len() <= MAX_OFFER_CHARS,
             Self::Mine { .. } | Self::Taken { .. } => true,
         };
         if fits {

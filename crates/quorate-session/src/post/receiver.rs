@@ -203,6 +203,9 @@ impl Receiver {
             let text = "the bundle's secret is not the one that the invitation names";
             return Err(Rejection::new(Code::Format, "F9", text));
         }
+        if let Some(source) = &bundle.program {
+            source.check(&invitation.subject.program)?;
+        }
         if at > invitation.subject.time.join_by {
             let text = "a contact offers an invitation that nobody can join any more";
             return Err(Rejection::new(Code::Time, "F9", text));

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     contact::{Closing, Contact, Outbox},
     limits::{
-        DELIVERY_WAIT, MAX_LOBBY_LINKS, MAX_OFFERS, MAX_POST_FRAMES, MAX_SEALED_CHARS,
+        DELIVERY_WAIT, MAX_LOBBY_LINKS, MAX_OFFER_CHARS, MAX_OFFERS, MAX_POST_FRAMES,
         OFFER_TAGS_STEP,
     },
     link::LinkId,
@@ -77,7 +77,7 @@ impl Sender {
         local: PeerId,
         seed: [u8; 32],
     ) -> Result<Self, Rejection> {
-        if offers.len() > MAX_OFFERS || offers.iter().any(|(_, text)| text.len() > MAX_SEALED_CHARS)
+        if offers.len() > MAX_OFFERS || offers.iter().any(|(_, text)| text.len() > MAX_OFFER_CHARS)
         {
             let text = format!("more than {MAX_OFFERS} invitations, or one that is too long");
             return Err(Rejection::new(Code::Limit, "F9", text));

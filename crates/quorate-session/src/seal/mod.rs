@@ -239,6 +239,7 @@ mod tests {
             invitation: "a.b.c".into(),
             secret: RendezvousSecret::new([9; 32]),
             hints: vec![],
+            program: None,
         }
     }
 

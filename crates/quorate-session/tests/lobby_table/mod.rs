@@ -14,7 +14,7 @@ use quorate_identity::{
 };
 use quorate_session::{
     Apply, Bundle, Call, CallDraft, Closing, Contact, Invitation, LinkId, PartyDraft, PeerId,
-    RendezvousSecret, Ticket,
+    ProgramSource, RendezvousSecret, Ticket,
     lobby::{Applicant, ApplicantEvent, ApplicantId, Frame, Host, HostEvent},
     message::{PROTOCOL_VERSION, close},
 };
@@ -51,6 +51,18 @@ pub fn call(seats: u16) -> Verified<Call> {
     sign(call_draft(seats).build([7; 16]).unwrap(), &key(0)).unwrap()
 }
 
+/// A call for the program that this is the source of; `main.py` is started.
+pub fn call_of(seats: u16, source: &ProgramSource) -> Verified<Call> {
+    let mut draft = call_draft(seats);
+    draft.terms.program.manifest = source.digest();
+    draft.terms.program.entry = "main.py".into();
+    sign(draft.build([7; 16]).unwrap(), &key(0)).unwrap()
+}
+
+pub fn source(text: &str) -> ProgramSource {
+    ProgramSource::new([("main.py", text.as_bytes())]).unwrap()
+}
+
 pub fn ticket(call: &Verified<Call>) -> Ticket {
     Ticket::new(host_peer(), &call.digest(), &[]).unwrap()
 }
@@ -85,6 +97,7 @@ pub fn bundle_of(invitation: &str) -> String {
         invitation: invitation.into(),
         secret: secret(),
         hints: vec![],
+        program: None,
     };
     bundle.encode()
 }
@@ -116,11 +129,14 @@ pub struct Table {
 
 impl Table {
     pub fn new(seats: u16) -> Self {
-        Self::with_program(seats, None)
+        Self::of(call(seats), None)
     }
 
-    pub fn with_program(seats: u16, program: Option<&[u8]>) -> Self {
-        let call = call(seats);
+    pub fn with_program(seats: u16, source: &ProgramSource) -> Self {
+        Self::of(call_of(seats, source), Some(source))
+    }
+
+    fn of(call: Verified<Call>, program: Option<&ProgramSource>) -> Self {
         let now = Instant::now();
         Self {
             host: Host::new(call.clone(), program, [1; 32], AT, now).unwrap(),

@@ -201,11 +201,6 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
     ),
     (
         "F5",
-        "a program of more",
-        "a_program_that_is_too_large_is_not_sent_along",
-    ),
-    (
-        "F5",
         "a second request",
         "garbage_ends_its_link_and_nothing_else",
     ),

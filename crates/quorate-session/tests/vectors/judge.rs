@@ -147,8 +147,12 @@ fn open(vector: &Vector, context: &Context) -> Result<Session, Rejection> {
     let keys = resolve(parsed.issuer(), &vector.documents)?;
     let reader = reader(vector);
     let at = UnixTime(vector.at);
+    let invitation = parsed.verify(&keys, at)?;
+    if let Some(source) = &bundle.program {
+        source.check(&invitation.subject.program)?;
+    }
     let setup = Setup {
-        invitation: parsed.verify(&keys, at)?,
+        invitation,
         secret: bundle.secret,
         key: key(reader.party),
         fingerprint: fingerprint(&reader, context),

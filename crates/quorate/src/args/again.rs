@@ -34,6 +34,10 @@ pub struct AgainArgs {
     /// How long the others may take to join: 90s, 30m, 2h, 7d; as before without it.
     #[arg(long, value_name = "TIME", value_parser = crate::text::parse_duration)]
     pub expires: Option<Duration>,
+    /// Send the program's source along: whoever joins without a copy of their own is shown it before
+    /// they agree, and runs exactly that.
+    #[arg(long)]
+    pub send_program: bool,
     #[command(flatten)]
     pub part: PartArgs,
     /// Other public arguments of the program than before.
@@ -51,6 +55,10 @@ pub struct RunArgs {
     /// How long the others may take to join: 90s, 30m, 2h, 7d; as before without it.
     #[arg(long, value_name = "TIME", value_parser = crate::text::parse_duration)]
     pub expires: Option<Duration>,
+    /// Send the program's source along: whoever joins without a copy of their own is shown it before
+    /// they agree, and runs exactly that.
+    #[arg(long)]
+    pub send_program: bool,
     #[command(flatten)]
     pub part: PartArgs,
     /// Arguments of the program that all parties see and sign.

@@ -14,6 +14,7 @@ Examples:
 
 #[derive(Debug, ClapArgs)]
 #[command(before_help = EXAMPLES)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 pub struct InviteArgs {
     /// `mpyc:NAME` for a program carried in quorate (secretsanta, mean-income, vote), a Python file,
     /// or a folder with a `main.py`. With `--engine exec` it is a file or folder, and may be left
@@ -56,6 +57,10 @@ pub struct InviteArgs {
     /// words after `--`, where {index} {n} {threshold} {hosts_file} {listen} {peer:K} are replaced.
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Option<EngineName>,
+    /// Send the program's source along: whoever joins without a copy of their own is shown it before
+    /// they agree, and runs exactly that.
+    #[arg(long)]
+    pub send_program: bool,
     /// Only sign; do not take part.
     #[arg(long, requires = "out")]
     pub issuer_only: bool,

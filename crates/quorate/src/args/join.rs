@@ -33,6 +33,10 @@ pub struct JoinArgs {
     /// Your copy of the program, if it is not carried in quorate.
     #[arg(long, value_name = "FILE")]
     pub program: Option<PathBuf>,
+    /// Take a program that came along without being shown it, if this is its digest: for scripts, with
+    /// -y. Repeat for more.
+    #[arg(long, value_name = "sha256:HEX", value_parser = crate::part::parse_digest)]
+    pub accept_program: Vec<quorate_session::ContentDigest>,
     /// What you call yourself when you ask for a seat.
     #[arg(long, value_name = "NAME")]
     pub me: Option<String>,

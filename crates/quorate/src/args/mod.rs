@@ -193,4 +193,7 @@ pub struct VerifyArgs {
     /// A file, a ticket, or `-` for stdin.
     #[arg(value_name = "FILE|TICKET|-")]
     pub file: PathBuf,
+    /// Print the program that came along in the file of an invitation, every line of it.
+    #[arg(long)]
+    pub show_program: bool,
 }

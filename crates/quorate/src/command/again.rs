@@ -44,7 +44,8 @@ pub fn again(global: &Global, args: AgainArgs) -> Result<ExitCode, Failure> {
         } else {
             &args.args
         };
-        let terms = terms(&user, &memory, &memory.program, public, args.expires)?;
+        let mut terms = terms(&user, &memory, &memory.program, public, args.expires)?;
+        terms.send_program = args.send_program;
         let contacts = user.contacts()?;
         let parties = change.apply(&mut user, &memory, &contacts).await?;
         start(&user, &memory, terms, parties, args.part, &memory.program).await
@@ -63,7 +64,8 @@ async fn come_back(user: &User<'_>, killed: Invited, part: PartArgs) -> Result<E
 pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Failure> {
     with_user(global, args.part.with_parent, async |mut user| {
         let memory = remembered(&user, Some(&args.session))?;
-        let terms = terms(&user, &memory, &args.program, &args.args, args.expires)?;
+        let mut terms = terms(&user, &memory, &args.program, &args.args, args.expires)?;
+        terms.send_program = args.send_program;
         let contacts = user.contacts()?;
         let parties = Change::default()
             .apply(&mut user, &memory, &contacts)

@@ -31,6 +31,7 @@ pub fn run(global: &Global) -> Result<ExitCode, Failure> {
             claims: orders.claims.clone(),
             delivery: None,
             control: None,
+            program: None,
         };
         take_part(&user, invited, options, Consent::Ask).await
     })

@@ -36,6 +36,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
         let mut options = Options::new(args.part, args.args)?;
         options.program_path = args.program;
         options.patience = args.wait;
+        options.accept = args.accept_program;
         let (invited, consent) = match what {
             None => {
                 let invited = collect(&user, &options, args.from.as_deref()).await?;
@@ -85,6 +86,7 @@ fn read(what: &Path, user: &User<'_>) -> Result<What, Failure> {
         claims: Vec::new(),
         delivery: None,
         control: None,
+        program: None,
     })))
 }
 

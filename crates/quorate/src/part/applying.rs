@@ -13,15 +13,14 @@ use std::time::Duration;
 use quorate_identity::{Code, Verified};
 use quorate_node::files::Inbox;
 use quorate_node::lobby::{self, ApplicantConfig, ApplicantEvent, ApplicantHandle};
-use quorate_session::{Bundle, Invitation, Ticket, message::Call};
+use quorate_session::{Bundle, Invitation, ProgramSource, Ticket, message::Call};
 use tokio::sync::mpsc;
 
 use super::{
-    Claim, Consent, Invited, Options, User, privacy, readiness, show_machine, stopped,
+    Claim, Consent, Invited, Options, Sent, User, agree, privacy, readiness, show_machine, stopped,
     unreached::{LOOKING, Sought},
 };
 use crate::{
-    consent,
     failure::Failure,
     invitation::{People, check_args, describe_call},
     text,
@@ -42,6 +41,8 @@ struct Applying<'u, 'g> {
     /// Addresses in the ticket.
     hints: Vec<String>,
     call: Option<Verified<Call>>,
+    /// The program that came along with it.
+    sent: Option<Sent>,
 }
 
 /// Asks for a seat at the inviter of `ticket` as `name` and waits for the closed invitation.
@@ -68,6 +69,7 @@ pub async fn apply(
         waiting: Waiting::new(user.global, HINT_AFTER),
         hints,
         call: None,
+        sent: None,
     };
     let done = applying.until_invited().await;
     let Applying { handle, .. } = applying;
@@ -136,7 +138,9 @@ impl Applying<'_, '_> {
                     "is `quorate invite` still running there? Ctrl-C stops",
                 );
             }
-            ApplicantEvent::Call { call, .. } if self.call.is_none() => self.on_call(*call).await?,
+            ApplicantEvent::Call { call, program } if self.call.is_none() => {
+                self.on_call(*call, program.as_ref()).await?;
+            }
             ApplicantEvent::Call { .. } => {}
             ApplicantEvent::Asked { words } => self.on_asked(&words.join(" ")),
             ApplicantEvent::Admitted { place } => {
@@ -163,7 +167,11 @@ impl Applying<'_, '_> {
     }
 
     /// Everything that could stop this user later is looked at before anybody is asked for a seat.
-    async fn on_call(&mut self, call: Verified<Call>) -> Result<(), Failure> {
+    async fn on_call(
+        &mut self,
+        call: Verified<Call>,
+        source: Option<&ProgramSource>,
+    ) -> Result<(), Failure> {
         self.waiting.end();
         let user = self.user;
         readiness::check_deadline(call.subject.time.apply_by)?;
@@ -187,19 +195,24 @@ impl Applying<'_, '_> {
         let mpc = &call.subject.mpc;
         privacy::check_threshold(mpc, self.options.no_privacy)?;
         readiness::check_arguments(engine, &call.subject.program.args, mpc.m.into())?;
+        let sent = Sent::look_for(source, &call.subject.program, self.options)?;
         user.show(describe_call(&call, &people));
+        user.show(sent.as_ref().map(|s| s.line(self.options)));
+        let mut options = self.options.clone();
+        options.program = options.program.or(sent.as_ref().map(|s| s.files.clone()));
         let others_see = format!(
             "your name {:?}, your DID, your network address; shares; what the program opens to all",
             self.name
         );
         let wanted = (&call.subject.program, engine);
-        let (_, confined) = show_machine(user, wanted, self.options, &others_see).await?;
+        let (_, confined) = show_machine(user, wanted, &options, &others_see).await?;
         confined.hold(&mut self.options.execution);
-        if !self.options.yes {
-            self.while_lobby_lasts(consent::ask(user.global, "Ask for a seat?"))
-                .await?;
-        }
+        // What is agreed to is the signed program: the options of before know nothing of the one that came along.
+        let options = self.options.clone();
+        let asking = agree(user, sent.as_ref(), &options, "Ask for a seat?");
+        self.while_lobby_lasts(asking).await?;
         self.call = Some(call);
+        self.sent = sent;
         let card = super::own_card(user, &self.name)?;
         self.handle.apply(self.name.clone(), Some(card)).await;
         Ok(())
@@ -248,9 +261,13 @@ impl Applying<'_, '_> {
     /// New faces are asked about; the terms are those of the call, which were agreed to.
     fn invited(
         &self,
-        bundle: Bundle,
+        mut bundle: Bundle,
         invitation: Verified<Invitation>,
     ) -> Result<(Invited, Consent), Failure> {
+        // The program came with the call; who comes back needs it too.
+        if let Some(sent) = &self.sent {
+            bundle.program = sent.source_that_fits(&bundle);
+        }
         // The inviter was told that it is here, and the seats are closed: there is no other way back to it.
         Inbox::of(&self.user.home).keep(&invitation.digest(), &bundle.encode())?;
         let claim = self.call.as_ref().map(|call| Claim {
@@ -271,6 +288,7 @@ impl Applying<'_, '_> {
             claims: claim.into_iter().collect(),
             delivery: None,
             control: None,
+            program: self.sent.as_ref().map(|s| s.files.clone()),
         };
         Ok((invited, Consent::Terms))
     }

@@ -253,6 +253,7 @@ fn invited(bundle: Bundle, invitation: Verified<Invitation>) -> Invited {
         claims: Vec::new(),
         delivery: None,
         control: None,
+        program: None,
     }
 }
 

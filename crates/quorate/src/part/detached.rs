@@ -126,6 +126,7 @@ impl Orders {
             no_privacy: self.no_privacy,
             start: self.start,
             patience: self.patience_seconds.map(Duration::from_secs),
+            accept: Vec::new(),
             detach: false,
             log: Some(self.log.clone()),
         })

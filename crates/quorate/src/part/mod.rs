@@ -21,10 +21,12 @@ mod machine;
 mod memory;
 mod outcome;
 mod own_name;
+mod pager;
 pub mod privacy;
 mod process;
 pub mod readiness;
 pub mod returning;
+mod sent;
 mod starting;
 mod unreached;
 
@@ -44,7 +46,7 @@ use quorate_node::{
     party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
 use quorate_session::{
-    Bundle, Invitation, Outcome,
+    Bundle, ContentDigest, Invitation, Outcome,
     message::{Engine, Program},
 };
 use serde_json::{Value, json};
@@ -54,7 +56,6 @@ use zeroize::Zeroizing;
 use crate::{
     args::{ExecutionArgs, Global, PartArgs, StartWhen},
     command::{contacts, home},
-    consent,
     failure::Failure,
     invitation::{People, describe, people_lines, read_text},
     report::{self, Report, schema},
@@ -70,6 +71,8 @@ pub use memory::Claim;
 pub use own_name::own_name;
 pub use process::{keep_on_hangup, protect_memory};
 pub use readiness::Prepared;
+use sent::{Sent, agree};
+pub use sent::{parse_digest, print as print_program, sending_line, source_of, summary};
 use starting::Starter;
 use unreached::{Patience, Sought};
 
@@ -97,6 +100,8 @@ pub struct Options {
     pub start: StartWhen,
     /// How long somebody is looked for, if the user said so.
     pub patience: Option<Duration>,
+    /// Programs that may come along and be run unseen.
+    pub accept: Vec<ContentDigest>,
     /// The file that they came from.
     pub private_args_file: Option<PathBuf>,
     /// Whether to take part in the background.
@@ -128,6 +133,7 @@ impl Options {
             no_privacy: part.no_privacy,
             start: part.start,
             patience: None,
+            accept: Vec::new(),
         })
     }
 }
@@ -139,6 +145,11 @@ impl Options {
             Scope::Local => overlay::Scope::Local,
             Scope::Lan => overlay::Scope::Lan,
         }
+    }
+
+    /// Whether a program of this digest may be run unseen.
+    fn accepts(&self, digest: ContentDigest) -> bool {
+        self.accept.contains(&digest)
     }
 }
 
@@ -244,6 +255,8 @@ pub struct Invited {
     pub delivery: Option<Delivery>,
     /// The control socket of the lobby that it came from.
     pub control: Option<Control>,
+    /// The program that came along with the call, which was agreed to.
+    pub program: Option<ProgramFiles>,
 }
 
 /// What the user agreed to already.
@@ -314,7 +327,9 @@ pub async fn take_part(
         claims,
         delivery,
         control,
+        program,
     } = invited;
+    options.program = options.program.or(program);
     privacy::check_keys([&user.identity.key.did()])?;
     let me = readiness::my_index(&invitation, &user.identity.key)?;
     if let Some(first) = attached::first(user, &invitation.digest().to_string())? {
@@ -344,9 +359,13 @@ pub async fn take_part(
     }
     let (start, starter) = starting::start(user, options.start)?;
     let new_faces = people.new_faces(&invitation);
+    let wanted = &invitation.subject.program;
+    let sent = Sent::look_for(bundle.program.as_ref(), wanted, &options)?;
+    options.program = options.program.or(sent.as_ref().map(|s| s.files.clone()));
     let (prepared, confined) = match consent {
         Consent::Ask => {
             user.show(describe(&invitation, Some(&people)));
+            user.show(sent.as_ref().map(|s| s.line(&options)));
             let others_see = "your DID, your name above, your network address; shares; what the program opens to all";
             show_machine(
                 user,
@@ -370,8 +389,8 @@ pub async fn take_part(
         }
         Consent::Terms | Consent::Inviter => None,
     };
-    if let Some(question) = asks.filter(|_| !options.yes) {
-        user.unless_stopped(consent::ask(user.global, &question))
+    if let Some(question) = asks {
+        user.unless_stopped(agree(user, sent.as_ref(), &options, &question))
             .await?;
     }
     confined.hold(&mut options.execution);
@@ -503,8 +522,10 @@ pub async fn take_part_and_hold(
     mut consent: Consent,
 ) -> Result<ExitCode, Failure> {
     let mut chain = BTreeSet::new();
+    let mut options = options;
     loop {
         let inviter = invited.invitation.issuer.clone();
+        let program = invited.invitation.subject.program.manifest;
         chain.insert(invited.invitation.digest());
         let done = match take_part(user, invited, options.clone(), consent).await {
             Err(failure) if failure.is_the_users() => return Err(failure),
@@ -517,6 +538,11 @@ pub async fn take_part_and_hold(
             Err(failure) if failure.is_the_users() => return Ok(done),
             Err(failure) => return Err(failure),
         };
+        if invited.invitation.subject.program.manifest != program {
+            // The copy was one of the program of before.
+            options.program_path = None;
+            options.program = None;
+        }
         consent = Consent::Ask;
     }
 }

@@ -109,6 +109,7 @@ fn invited(text: &str) -> Option<Invited> {
         claims: Vec::new(),
         delivery: None,
         control: None,
+        program: None,
     };
     (invited.invitation.subject.time.end_by > now()).then_some(invited)
 }

@@ -22,11 +22,12 @@ use crate::{
     limits::{
         APPLICATION_INTERVAL, DELIVERY_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT, MAX_APPLICATIONS,
         MAX_CONTACT_APPLICATIONS, MAX_CONTACTS, MAX_LOBBY_FRAMES, MAX_LOBBY_LINKS,
-        MAX_PROGRAM_SOURCE_BYTES, MAX_REFUSED_APPLICANTS, MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
+        MAX_REFUSED_APPLICANTS, MAX_UNPROVEN_FRAME_BYTES, SEAT_KEPT,
     },
     link::LinkId,
     message::{Call, CodeText, Invitation},
     peer_id::PeerId,
+    source::ProgramSource,
 };
 use chacha20::ChaCha20Rng;
 use quorate_identity::{
@@ -102,26 +103,23 @@ pub struct Host {
 }
 
 impl Host {
-    /// A lobby for `call`, which names our PeerId. `program` goes out with the call as it is.
+    /// A lobby for `call`, which names our PeerId. `program` goes out with the call, and must be what the call names.
     pub fn new(
         call: Verified<Call>,
-        program: Option<&[u8]>,
+        program: Option<&ProgramSource>,
         seed: [u8; 32],
         at: UnixTime,
         now: Instant,
     ) -> Result<Self, Rejection> {
-        if program.is_some_and(|source| source.len() > MAX_PROGRAM_SOURCE_BYTES) {
-            let text = format!(
-                "a program of more than {MAX_PROGRAM_SOURCE_BYTES} bytes cannot be sent along"
-            );
-            return Err(Rejection::new(Code::Limit, "F5", text));
+        if let Some(program) = program {
+            program.check(&call.subject.program)?;
         }
         let left = call.subject.time.apply_by.0.saturating_sub(at.0);
         let mut prefix = [0; 16];
         prefix.copy_from_slice(&call.digest().0[..16]);
         Ok(Self {
             prefix,
-            program: program.map(base64url::encode),
+            program: program.map(|source| base64url::encode(&source.to_cbor())),
             rng: ChaCha20Rng::from_seed(seed),
             links: BTreeMap::new(),
             seats: BTreeMap::new(),

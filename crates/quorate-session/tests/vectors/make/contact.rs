@@ -540,7 +540,7 @@ fn frames(maker: &mut Maker) {
     refuse(
         "large-bundle",
         limit,
-        large(r#"{"t":"bundle","text":""#, 98_305),
+        large(r#"{"t":"bundle","text":""#, 245_761),
         "A bundle that is too long.",
     );
     refuse(

@@ -1,9 +1,9 @@
-//! What a party refuses before it sends anything: S3.9, S3.12, S3.17, S3.18, C6, C9, C10, S9.3, S11.
+//! What a party refuses before it sends anything: S3.9, S3.12, S3.17, S3.18, S3.21, C6, C9, C10, S9.3, S11.
 
 use super::{Maker, organizer_signs, plain, said, usual_draft, value, with};
 use crate::common::{START, fingerprint, key, secret};
 use quorate_identity::{Digest, UnixTime};
-use quorate_session::{Bundle, ContentDigest, InvitationDraft, RendezvousSecret};
+use quorate_session::{Bundle, ContentDigest, InvitationDraft, ProgramSource, RendezvousSecret};
 use serde_json::{Value, json};
 
 pub fn make(maker: &mut Maker) {
@@ -28,9 +28,17 @@ pub fn make(maker: &mut Maker) {
         invitation: maker.context.invitation.clone(),
         secret: RendezvousSecret::new([0x99; 32]),
         hints: Vec::new(),
+        program: None,
     };
     let about = "The secret is not the one that the invitation commits to.";
     maker.setup("swapped-secret", "E_FORMAT S3.12", swapped.encode(), about);
+    let along = ProgramSource::new([("main.py", &b"print(2)"[..])]).unwrap();
+    let other = Bundle {
+        program: Some(along),
+        ..Bundle::parse(&good).unwrap()
+    };
+    let about = "The source that came along is that of another program.";
+    maker.setup("other-source", "E_PROGRAM S3.21", other.encode(), about);
     let forged = good_with_forged_invitation(&maker.context.invitation);
     maker.setup(
         "forged-invitation",
@@ -51,6 +59,7 @@ pub fn bundle(invitation: &str) -> String {
         invitation: invitation.into(),
         secret: secret(),
         hints: Vec::new(),
+        program: None,
     };
     bundle.encode()
 }

@@ -17,6 +17,7 @@ pub fn make(maker: &mut Maker) {
     digests(maker);
     times(maker);
     bundles(maker);
+    sources(maker);
     manifests(maker);
     records(maker);
 }
@@ -311,6 +312,7 @@ fn bundle(invitation: &str, hints: Vec<String>) -> String {
         invitation: invitation.into(),
         secret: secret(),
         hints,
+        program: None,
     };
     bundle.encode()
 }
@@ -341,7 +343,7 @@ fn bundles(maker: &mut Maker) {
         Piece::Text("quorate1:".into()),
         Piece::Repeat {
             text: "A".into(),
-            times: 98_304,
+            times: 245_760,
         },
     ]);
     maker.alone(
@@ -349,7 +351,7 @@ fn bundles(maker: &mut Maker) {
         "too-long",
         "E_LIMIT S3.11",
         too_long,
-        "More than 98,304 characters.",
+        "More than 245,760 characters.",
     );
     maker.alone(
         "bundle",
@@ -403,7 +405,7 @@ fn bundles(maker: &mut Maker) {
     judge(
         "four-members",
         cbor(&[&[0xa4], &whole[1..], b"\x61x\x00"].concat()),
-        "A fourth member.",
+        "A fourth member that does not exist.",
     );
     judge(
         "endless-map",
@@ -455,6 +457,162 @@ fn bundles(maker: &mut Maker) {
         "large-invitation",
         bundle(&"x".repeat(65_537), Vec::new()),
         "An invitation of more than 64 KiB.",
+    );
+}
+
+/// Bundles in which a program's source came along: the CBOR list of its paths and contents.
+fn sources(maker: &mut Maker) {
+    let text = |major: u8, bytes: &[u8]| -> Vec<u8> {
+        let length = u8::try_from(bytes.len()).unwrap();
+        let head = if length < 24 {
+            vec![major + length]
+        } else {
+            vec![major + 24, length]
+        };
+        [&head[..], bytes].concat()
+    };
+    let file = |path: &str, content: &[u8]| {
+        [
+            &[0x82][..],
+            &text(0x60, path.as_bytes()),
+            &text(0x40, content),
+        ]
+        .concat()
+    };
+    let list = |files: &[Vec<u8>]| {
+        [
+            &[0x80 + u8::try_from(files.len()).unwrap()][..],
+            &files.concat(),
+        ]
+        .concat()
+    };
+    let along = |source: &[u8]| {
+        let head = b"\xa4\x63inv\x65a.b.c\x61s\x58\x20";
+        let length = u16::try_from(source.len()).unwrap().to_be_bytes();
+        let head = [&head[..], &[7; 32], b"\x65hints\x80\x63src"].concat();
+        let prefix = match source.len() {
+            0..24 => vec![0x40 + length[1]],
+            24..256 => vec![0x58, length[1]],
+            _ => vec![0x59, length[0], length[1]],
+        };
+        cbor(&[&head[..], &prefix, source].concat())
+    };
+    let one = list(&[file("main.py", b"print(1)")]);
+    maker.alone(
+        "bundle",
+        "source",
+        "",
+        along(&one),
+        "A program of one file came along.",
+    );
+    let two = list(&[file("lib/x.py", b"y = 1"), file("main.py", b"import lib.x")]);
+    maker.alone(
+        "bundle",
+        "source-of-two-files",
+        "",
+        along(&two),
+        "Files in the order of their paths.",
+    );
+    let mut judge = |name: &str, refused: &str, source: &[u8], about: &str| {
+        maker.alone(
+            "bundle",
+            &format!("source-{name}"),
+            refused,
+            along(source),
+            about,
+        );
+    };
+    let swapped = list(&[file("main.py", b"import lib.x"), file("lib/x.py", b"y = 1")]);
+    judge(
+        "out-of-order",
+        "E_FORMAT S3.20",
+        &swapped,
+        "Files in another order.",
+    );
+    judge("no-list", "E_FORMAT S3.20", b"\xa0", "A map.");
+    judge(
+        "endless-list",
+        "E_FORMAT S3.20",
+        b"\x9f\xff",
+        "A list without a length.",
+    );
+    let three = [&[0x81, 0x83][..], &text(0x60, b"a"), b"\x40\x40"].concat();
+    judge(
+        "file-of-three-parts",
+        "E_FORMAT S3.20",
+        &three,
+        "A file with a third part.",
+    );
+    judge(
+        "bytes-after",
+        "E_FORMAT S3.20",
+        &[&one[..], b"\x00"].concat(),
+        "A byte after the end.",
+    );
+    let long = [&b"\x98\x01"[..], &one[1..]].concat();
+    judge(
+        "long-length",
+        "E_FORMAT S3.20",
+        &long,
+        "A length in more bytes than it needs.",
+    );
+    let many: Vec<u8> = (0..65_u8)
+        .flat_map(|n| file(&format!("f{n:02}"), b""))
+        .collect();
+    let many = [&b"\x98\x41"[..], &many].concat();
+    judge("too-many-files", "E_LIMIT S3.20", &many, "65 files.");
+    judge(
+        "hidden-file",
+        "E_PROGRAM S3.20",
+        &list(&[file(".main.py", b"")]),
+        "A name that begins with a dot.",
+    );
+    judge(
+        "bytecode",
+        "E_PROGRAM S3.20",
+        &list(&[file("lib.pyc", b"")]),
+        "Bytecode, which nobody reads.",
+    );
+    let cache = list(&[file("__pycache__/lib.py", b"")]);
+    judge(
+        "bytecode-folder",
+        "E_PROGRAM S3.20",
+        &cache,
+        "A file in the folder of bytecode.",
+    );
+    let both = list(&[file("a", b""), file("a/b", b"")]);
+    judge(
+        "file-and-folder",
+        "E_PROGRAM S3.20",
+        &both,
+        "One path is the folder of another.",
+    );
+    judge(
+        "not-text",
+        "E_PROGRAM S3.20",
+        &list(&[file("a.so", b"\x7fELF\xff")]),
+        "A file that is not UTF-8.",
+    );
+    judge("empty", "E_PROGRAM S3.14", b"\x80", "No file.");
+    let twice = list(&[file("a", b""), file("a", b"")]);
+    judge("twice", "E_PROGRAM S3.14", &twice, "One path twice.");
+    judge(
+        "parent",
+        "E_PROGRAM S3.15",
+        &list(&[file("../main.py", b"")]),
+        "A path out of the folder.",
+    );
+    judge(
+        "absolute",
+        "E_PROGRAM S3.15",
+        &list(&[file("/etc/profile", b"")]),
+        "An absolute path.",
+    );
+    judge(
+        "escape",
+        "E_PROGRAM S3.15",
+        &list(&[file("a\u{1b}[2J", b"")]),
+        "A path with a control character.",
     );
 }
 

@@ -16,7 +16,7 @@ use quorate_node::{
     party::Stop,
 };
 use quorate_session::{
-    Bundle, CallDraft, PartyDraft, RendezvousSecret,
+    Bundle, CallDraft, PartyDraft, ProgramSource, RendezvousSecret,
     message::{Call, close},
 };
 use serde_json::Value;
@@ -34,7 +34,7 @@ use crate::{
     consent::{self, Terminal, is_yes},
     failure::Failure,
     invitation::{self, now, program_lines},
-    part::{Claim, Invited, Options, User, returning, stopped},
+    part::{Claim, Invited, Options, User, returning, sending_line, stopped},
     qr::TicketCode,
     text,
     waiting::Waiting,
@@ -118,16 +118,17 @@ pub async fn fill_seats(
     let call = sign_call(user, seats, terms, &me, &secret)?;
     let contacts = user.contacts()?;
     let desk = seats::open(&user.home, &call)?;
+    let source = terms.source()?;
     let (handle, events) = lobby::host(HostConfig {
         call: call.clone(),
         overlay_secret: secret,
         scope: options.overlay_scope(),
-        program: None,
+        program: source.clone(),
         contacts: contacts.all().iter().map(|c| c.did.clone()).collect(),
         hints: args.hint.clone(),
     })
     .await?;
-    show_call(user, &call, args, &handle)?;
+    show_call(user, &call, args, (&handle, source.as_ref()))?;
     let mut lobby = Lobby {
         user,
         me: Some(me),
@@ -208,7 +209,7 @@ fn show_call(
     user: &User<'_>,
     call: &Verified<Call>,
     args: &InviteArgs,
-    handle: &HostHandle,
+    (handle, source): (&HostHandle, Option<&ProgramSource>),
 ) -> Result<(), Failure> {
     let subject = &call.subject;
     let ticket = handle.ticket();
@@ -228,6 +229,7 @@ fn show_call(
         &format!("\"{}\"  {}", text::name(&subject.name), call.issuer),
     )]);
     user.show(program_lines(&subject.program, &subject.mpc));
+    user.show(source.map(sending_line));
     let others = subject.free_seats();
     user.show([
         text::row(
@@ -625,6 +627,7 @@ impl Lobby<'_, '_> {
             invitation: invitation.text().to_string(),
             secret,
             hints: Vec::new(),
+            program: None,
         };
         // Whoever cancels has to find the parties again, also after a crash of this process.
         keep_issued(&self.user.home, &bundle, &invitation.digest().to_string())?;
@@ -658,6 +661,7 @@ impl Lobby<'_, '_> {
             claims: self.guests.drain(..).map(|g| g.claim).collect(),
             delivery: None,
             control: None,
+            program: None,
         }))
     }
 

@@ -26,7 +26,7 @@ use crate::{
     invitation,
     part::{
         Consent, Delivery, Invited, Options, User, card_of, check_machine, own_name, privacy,
-        readiness, take_part, with_user,
+        readiness, sending_line, take_part, with_user,
     },
     text,
 };
@@ -63,6 +63,7 @@ pub async fn send_and_take_part(
     check_machine(user, &terms.signed_program(), terms.engine, &mut options).await?;
     let (invitation, bundle) = terms.sign(&user.home, &user.identity, parties, Vec::new())?;
     user.show(invitation::describe(&invitation, None));
+    user.show(bundle.program.as_ref().map(sending_line));
     user.show([text::row(
         "sending",
         "to each of them directly; they run:   quorate join   (you are one of their contacts, or: quorate join --from YOUR-DID)",
@@ -85,6 +86,7 @@ pub async fn send_and_take_part(
         claims: Vec::new(),
         delivery: Some(delivery),
         control: None,
+        program: None,
     };
     take_part(user, invited, options, Consent::Inviter).await
 }
@@ -130,6 +132,7 @@ fn terms_of(args: &InviteArgs) -> Result<Terms, Failure> {
     };
     terms.threshold = args.threshold;
     terms.no_privacy = args.part.no_privacy;
+    terms.send_program = args.send_program;
     if let Some(title) = &args.name {
         terms.title.clone_from(title);
     }
@@ -163,7 +166,7 @@ fn to_file(
     };
     let text = sealed.clone().unwrap_or_else(|| bundle.encode());
     write_out(out, format!("{text}\n").as_bytes(), args.force)?;
-    say_written(global, args, out, &signed, sealed.is_some());
+    say_written(global, args, out, (&signed, &bundle), sealed.is_some());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -197,7 +200,7 @@ fn say_written(
     global: &Global,
     args: &InviteArgs,
     out: &Path,
-    signed: &Verified<Invitation>,
+    (signed, bundle): (&Verified<Invitation>, &Bundle),
     sealed: bool,
 ) {
     if global.json {
@@ -206,7 +209,11 @@ fn say_written(
             "out": out, "parties": signed.subject.parties.iter().map(|p| &p.did).collect::<Vec<_>>()}),
         );
     } else if !global.quiet {
-        for line in invitation::describe(signed, None) {
+        let program = bundle.program.as_ref().map(sending_line);
+        for line in invitation::describe(signed, None)
+            .into_iter()
+            .chain(program)
+        {
             text::say(line);
         }
         text::say(text::row(

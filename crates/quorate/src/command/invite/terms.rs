@@ -8,7 +8,7 @@ use quorate_node::{
     program::{Builtin, check_user_args, python},
 };
 use quorate_session::{
-    Bundle, Invitation, InvitationDraft, PartyDraft, RendezvousSecret,
+    Bundle, Invitation, InvitationDraft, PartyDraft, ProgramSource, RendezvousSecret,
     limits::MAX_VALIDITY_SECONDS,
     message::{Engine, Program, SameController, Times},
 };
@@ -16,7 +16,7 @@ use quorate_session::{
 use crate::{
     failure::Failure,
     invitation,
-    part::{privacy, readiness},
+    part::{privacy, readiness, source_of},
 };
 
 /// MPC port inside the tunnel; nobody outside of it sees it.
@@ -39,6 +39,8 @@ pub struct Terms {
     /// Nothing protects the inputs, and everybody is told so.
     pub no_privacy: bool,
     pub engine: Engine,
+    /// Whether its source goes along.
+    pub send_program: bool,
     /// The invitation that this one follows.
     pub supersedes: Option<Digest>,
 }
@@ -57,6 +59,7 @@ impl Terms {
             threshold: None,
             no_privacy: false,
             engine: Engine::Mpyc,
+            send_program: false,
             supersedes: None,
         })
     }
@@ -90,8 +93,15 @@ impl Terms {
             threshold: None,
             no_privacy: false,
             engine: Engine::Exec,
+            send_program: false,
             supersedes: None,
         })
+    }
+
+    /// Its source, if it goes along.
+    pub fn source(&self) -> Result<Option<ProgramSource>, Failure> {
+        let wanted = self.send_program.then_some(&self.program);
+        wanted.map(source_of).transpose()
     }
 
     /// The program as it will be signed.
@@ -155,6 +165,7 @@ impl Terms {
             invitation: signed.text().to_string(),
             secret,
             hints,
+            program: self.source()?,
         };
         // What goes out must be what the others can read.
         Bundle::parse(&bundle.encode())?;

@@ -25,6 +25,7 @@ use crate::{
     command::print_stdout,
     failure::Failure,
     invitation::{Received, describe, read_up_to, received},
+    part::{print_program, summary},
     record, text,
 };
 
@@ -51,7 +52,7 @@ pub fn run(global: &Global, args: &VerifyArgs) -> Result<ExitCode, Failure> {
         return judge(global, &record);
     }
     if text.starts_with("quorate1:") || is_invitation(text) {
-        return Ok(invitation(global, &received(text)?));
+        return invitation(global, &received(text)?, args.show_program);
     }
     statement::run(global, text)
 }
@@ -89,22 +90,45 @@ pub fn judge(global: &Global, record: &Record) -> Result<ExitCode, Failure> {
     record::conclude(&verdict)
 }
 
-fn invitation(global: &Global, received: &Received) -> ExitCode {
+fn invitation(
+    global: &Global,
+    received: &Received,
+    show_program: bool,
+) -> Result<ExitCode, Failure> {
     let invitation = &received.invitation;
     if global.json {
         let report = json!({"schema": crate::report::schema("verification"), "kind": "invitation", "valid": true,
             "digest": invitation.digest(), "issuer": invitation.issuer, "key": invitation.key().thumbprint(),
             "secret": received.bundle.is_some(), "credential": &**invitation});
         print_stdout(&report.to_string());
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     print_lines(&describe(invitation, None));
+    let source = received.bundle.as_ref().and_then(|b| b.program.as_ref());
+    if let Some(source) = source {
+        let line = format!(
+            "its source came along: {}; it is the one that was signed",
+            summary(source)
+        );
+        print_lines(&[text::row("", &line)]);
+    }
+    match source {
+        Some(source) if show_program => {
+            print_program(source, &invitation.subject.program.entry);
+        }
+        None if show_program => {
+            return Err(Failure::new(Code::Program, "no program came along").hint(
+                "ask the organizer for it: quorate invite --send-program, or a copy of the file",
+            ));
+        }
+        _ => {}
+    }
     if received.bundle.is_none() && !global.quiet {
         text::say(
             "  note: this is the bare credential; to join, the whole file of the organizer is needed",
         );
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 fn ticket(global: &Global, given: &str) -> Result<ExitCode, Failure> {
