@@ -54,6 +54,8 @@ fn main() -> ExitCode {
         Command::Relay(args) => command::relay::run(&global, args),
         Command::Verify(args) => command::verify::run(&global, &args),
         Command::Background => command::background::run(&global),
+        Command::Completions(args) => command::manual::completions(&args),
+        Command::Man(args) => command::manual::man(&global, &args),
         Command::Version => Ok(command::version::run(&global)),
     };
     match done {

@@ -6,6 +6,7 @@ mod execution;
 mod invite;
 mod join;
 mod life;
+mod manual;
 mod minus;
 mod part;
 mod receipt;
@@ -22,6 +23,7 @@ pub use execution::{AttachMode, ExecutionArgs, Isolate, Memory};
 pub use invite::{EngineName, InviteArgs, QrWhen};
 pub use join::JoinArgs;
 pub use life::{CancelArgs, CleanArgs, LeaveArgs, StatusArgs};
+pub use manual::{CompletionsArgs, ManArgs};
 pub use minus::with_minus;
 pub use part::PartArgs;
 pub use receipt::{ExportFormat, ReceiptAction, ReceiptArgs};
@@ -124,6 +126,10 @@ pub enum Command {
     Receipt(ReceiptArgs),
     /// Carry sessions between parties that cannot reach each other, or look at a relay that does.
     Relay(RelayArgs),
+    /// Print the completions of a shell, made of this command line.
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands.
+    Man(ManArgs),
     /// Print the version of quorate and of what it speaks.
     Version,
 }

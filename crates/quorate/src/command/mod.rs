@@ -10,6 +10,7 @@ pub mod id;
 pub mod invite;
 pub mod join;
 pub mod leave;
+pub mod manual;
 pub mod receipt;
 pub mod relay;
 pub mod status;
