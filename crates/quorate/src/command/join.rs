@@ -50,7 +50,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
         };
         returning::complete(&user, &invited.invitation, &mut options)?;
         if args.hold {
-            return take_part_and_hold(&user, invited, options, consent).await;
+            return Box::pin(take_part_and_hold(&user, invited, options, consent)).await;
         }
         take_part(&user, invited, options, consent).await
     })
