@@ -33,6 +33,7 @@ async fn main() {
         ProgramFiles::read(Path::new(agreed), Some(&invitation.subject.program.entry)).unwrap();
     let mpc = invitation.subject.mpc.clone();
     let config = PartyConfig {
+        reach: quorate_node::overlay::Reach::default(),
         key: IdentityFile::load(&home).unwrap().unwrap().key,
         secret: bundle.secret,
         addresses: Vec::new(),

@@ -231,6 +231,7 @@ impl World {
                 end_by: until,
             },
             relays: Vec::new(),
+            path: quorate_session::message::PathPolicy::Any,
             same_controller: SameController::Refuse,
             rejoin: 0,
         };
@@ -283,6 +284,7 @@ impl World {
     ) -> PartyConfig {
         let (stdout, stderr) = (stdout.clone(), stderr.clone());
         PartyConfig {
+            reach: quorate_node::overlay::Reach::default(),
             key: self.keys[index].clone(),
             invitation,
             secret,

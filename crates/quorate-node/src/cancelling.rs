@@ -45,6 +45,8 @@ pub struct CancelConfig {
     pub reason: String,
     /// Which networks may be used.
     pub scope: Scope,
+    /// Through which relays.
+    pub reach: crate::overlay::Reach,
     /// How long parties are looked for.
     pub patience: Duration,
 }
@@ -92,8 +94,9 @@ pub async fn cancel(
         scope: config.scope.into(),
         beacon_key: config.secret.derive("beacon"),
         hints: config.addresses,
-        relays: Vec::new(),
-        relaying: crate::overlay::Relaying::default(),
+        reach: config
+            .reach
+            .with_relays_of(&config.invitation.subject.rendezvous.relays),
         purpose: crate::overlay::Purpose::Session,
     };
     let (overlay, events) = Overlay::start(overlay)

@@ -79,6 +79,7 @@ fn call(key: &SigningKey, overlay: &[u8; 32], seats: u16) -> Verified<Call> {
             end_by: until(60),
         },
         relays: vec![],
+        path: quorate_session::message::PathPolicy::Any,
         same_controller: SameController::Refuse,
         rejoin: 3,
     };
@@ -177,6 +178,7 @@ impl Inviter {
 
 async fn lobby(call: &Verified<Call>, overlay: [u8; 32]) -> (HostHandle, Receiver<HostEvent>) {
     let config = HostConfig {
+        reach: quorate_node::overlay::Reach::default(),
         call: call.clone(),
         overlay_secret: Zeroizing::new(overlay),
         scope: Scope::Local,
@@ -201,6 +203,7 @@ impl Guest {
 
     async fn with(key: SigningKey, ticket: &Ticket, at: Vec<String>) -> Self {
         let config = ApplicantConfig {
+            reach: quorate_node::overlay::Reach::default(),
             key: key.clone(),
             // As it would come: through its text.
             ticket: ticket.encode().parse().unwrap(),
@@ -390,8 +393,7 @@ async fn a_guest_connects_to_the_ticket_s_peer_and_nobody_else() {
         purpose: Purpose::Lobby,
         beacon_key: ticket.beacon_key(),
         hints: vec![],
-        relays: Vec::new(),
-        relaying: quorate_node::overlay::Relaying::default(),
+        reach: quorate_node::overlay::Reach::default(),
     })
     .await
     .unwrap();
@@ -429,8 +431,7 @@ async fn garbage_over_the_network_disturbs_nobody() {
         purpose: Purpose::Lobby,
         beacon_key: ticket.beacon_key(),
         hints: vec![],
-        relays: Vec::new(),
-        relaying: quorate_node::overlay::Relaying::default(),
+        reach: quorate_node::overlay::Reach::default(),
     })
     .await
     .unwrap();
@@ -464,6 +465,7 @@ async fn a_call_for_another_lobby_is_not_served() {
     let key = SigningKey::from_seed(&random());
     let call = call(&key, &random(), 3);
     let config = HostConfig {
+        reach: quorate_node::overlay::Reach::default(),
         call,
         overlay_secret: Zeroizing::new(random()),
         scope: Scope::Local,

@@ -48,8 +48,7 @@ impl Node {
             scope: Scope::Local,
             beacon_key,
             hints,
-            relays: Vec::new(),
-            relaying: quorate_node::overlay::Relaying::default(),
+            reach: quorate_node::overlay::Reach::default(),
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");
         Self {
@@ -476,8 +475,7 @@ fn secrets_are_not_shown() {
         scope: Scope::Local,
         beacon_key: [0xcd; 32],
         hints: vec![],
-        relays: Vec::new(),
-        relaying: quorate_node::overlay::Relaying::default(),
+        reach: quorate_node::overlay::Reach::default(),
     };
     let shown = format!("{config:?}");
     assert!(shown.contains("(secret)"));

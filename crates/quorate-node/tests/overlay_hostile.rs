@@ -55,8 +55,7 @@ impl Node {
             scope: Scope::Local,
             beacon_key,
             hints,
-            relays: Vec::new(),
-            relaying: quorate_node::overlay::Relaying::default(),
+            reach: quorate_node::overlay::Reach::default(),
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");
         Self { overlay, events }

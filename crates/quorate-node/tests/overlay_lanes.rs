@@ -25,8 +25,7 @@ async fn node(seed: u8, hints: Vec<String>) -> Node {
         scope: Scope::Local,
         beacon_key: random(),
         hints,
-        relays: Vec::new(),
-        relaying: quorate_node::overlay::Relaying::default(),
+        reach: quorate_node::overlay::Reach::default(),
     };
     let (overlay, events) = Overlay::start(config).await.expect("loopback works");
     Node { overlay, events }

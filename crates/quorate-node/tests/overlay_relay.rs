@@ -17,7 +17,7 @@ use libp2p::{PeerId, identity::Keypair};
 use quorate_node::{
     overlay::{
         KnownRelay, LaneReceiver, LaneSender, Listen, MAX_FRAME_BYTES, Overlay, OverlayConfig,
-        OverlayEvent, Purpose, RelayConfig, RelayLimits, Relaying, Scope,
+        OverlayEvent, Purpose, Reach, RelayConfig, RelayLimits, Relaying, Scope,
     },
     relay::{Relay, RelayOptions},
 };
@@ -104,8 +104,10 @@ impl Start {
             scope: Scope::Local,
             beacon_key: random(),
             hints: self.hints,
-            relays: self.relays,
-            relaying: self.relaying,
+            reach: Reach {
+                relays: self.relays,
+                relaying: self.relaying,
+            },
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");
         Node {

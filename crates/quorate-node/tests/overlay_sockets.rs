@@ -25,8 +25,7 @@ async fn start(seed: u8, key: u8, hints: Vec<String>) -> (Overlay, Receiver<Over
         scope: Scope::Local,
         beacon_key: [key; 32],
         hints,
-        relays: Vec::new(),
-        relaying: quorate_node::overlay::Relaying::default(),
+        reach: quorate_node::overlay::Reach::default(),
     };
     Overlay::start(config).await.expect("loopback works")
 }

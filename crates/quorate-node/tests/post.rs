@@ -81,6 +81,7 @@ fn bundle(key: &SigningKey, others: &[Did]) -> Bundle {
             end_by: until(60),
         },
         relays: vec![],
+        path: quorate_session::message::PathPolicy::Any,
         same_controller: SameController::Refuse,
         rejoin: 3,
     };
@@ -100,6 +101,7 @@ async fn waits(
     at: Vec<String>,
 ) -> (ReceiveHandle, Receiver<ReceiveEvent>) {
     let config = ReceiveConfig {
+        reach: quorate_node::overlay::Reach::default(),
         key: key.clone(),
         contacts: contacts.to_vec(),
         scope: Scope::Local,
@@ -114,6 +116,7 @@ async fn offers(
     to: &[Did],
 ) -> (SendHandle, Receiver<SendEvent>) {
     let config = SendConfig {
+        reach: quorate_node::overlay::Reach::default(),
         key: key.clone(),
         offers: to
             .iter()

@@ -92,6 +92,7 @@ fn invitation(parties: u16, other: bool) -> Verified<Invitation> {
             end_by: after(END_SECONDS),
         },
         relays: Vec::new(),
+        path: quorate_session::message::PathPolicy::Any,
         same_controller: SameController::Refuse,
         rejoin: 3,
     };

@@ -228,6 +228,7 @@ fn invitation(parties: u16) -> Outcome<Verified<quorate_session::Invitation>> {
             end_by: until,
         },
         relays: Vec::new(),
+        path: quorate_session::message::PathPolicy::Any,
         same_controller: SameController::Refuse,
         rejoin: 3,
     };

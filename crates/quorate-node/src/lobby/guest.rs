@@ -9,7 +9,7 @@ use super::peer_of;
 use crate::{
     Fault,
     contact::{self, Notice, Running, Told},
-    overlay::{OverlayConfig, Purpose, Scope},
+    overlay::{OverlayConfig, Purpose, Reach, Scope},
 };
 
 /// What an applicant looks for a lobby with.
@@ -22,6 +22,8 @@ pub struct ApplicantConfig {
     pub scope: Scope,
     /// Addresses the user gave, besides those in the ticket.
     pub at: Vec<String>,
+    /// Through which relays.
+    pub reach: Reach,
 }
 
 /// What the applicant is told.
@@ -130,6 +132,7 @@ pub async fn apply(
         ticket,
         scope,
         at,
+        reach,
     } = config;
     let secret = Zeroizing::new(contact::random()?);
     let core = lobby::Applicant::new(key, ticket.clone(), peer_of(&secret), contact::random()?);
@@ -140,8 +143,7 @@ pub async fn apply(
         purpose: Purpose::Guest(ticket.peer().to_string()),
         beacon_key: ticket.beacon_key(),
         hints: hints.collect(),
-        relays: Vec::new(),
-        relaying: crate::overlay::Relaying::default(),
+        reach,
     })
     .await?;
     overlay.expect_links(1);

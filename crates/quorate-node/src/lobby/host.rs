@@ -14,7 +14,7 @@ use super::own_address;
 use crate::{
     Fault,
     contact::{self, Notice, Running, Told},
-    overlay::{OverlayConfig, Purpose, Scope},
+    overlay::{OverlayConfig, Purpose, Reach, Relaying, Scope},
     party::clock,
 };
 
@@ -33,6 +33,8 @@ pub struct HostConfig {
     /// Addresses for the ticket. If there are none, those of this machine that others may reach are chosen in
     /// [`Scope::Lan`].
     pub hints: Vec<String>,
+    /// Through which relays.
+    pub reach: Reach,
 }
 
 /// What the inviter is told.
@@ -198,6 +200,7 @@ pub async fn host(config: HostConfig) -> Result<(HostHandle, mpsc::Receiver<Host
         program,
         contacts,
         hints,
+        reach,
     } = config;
     let peer = peer_of(&overlay_secret);
     if peer != call.subject.peer {
@@ -213,21 +216,26 @@ pub async fn host(config: HostConfig) -> Result<(HostHandle, mpsc::Receiver<Host
         clock::now(),
     )?
     .knowing(contacts);
+    // The guest adds whom it looks for: that is in the ticket anyway.
+    let circuit = reach
+        .relays
+        .first()
+        .filter(|_| reach.relaying != Relaying::Never)
+        .map(|relay| format!("{relay}/p2p-circuit"));
     let (overlay, incoming) = contact::open(OverlayConfig {
         secret: overlay_secret,
         scope,
         purpose: Purpose::Lobby,
         beacon_key: plain.beacon_key(),
         hints: Vec::new(),
-        relays: Vec::new(),
-        relaying: crate::overlay::Relaying::default(),
+        reach,
     })
     .await?;
     let addresses = overlay.addresses();
     let hints = match scope {
         _ if !hints.is_empty() => hints.into_iter().take(MAX_TICKET_HINTS).collect(),
-        Scope::Lan => own_address::hints(&addresses),
-        Scope::Local => Vec::new(),
+        Scope::Lan => own_address::hints(&addresses, circuit),
+        Scope::Local => circuit.into_iter().collect(),
     };
     let ticket = Ticket::new(peer, &call.digest(), &hints)?;
     let (running, events) = contact::run(core, overlay, incoming);

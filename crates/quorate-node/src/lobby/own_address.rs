@@ -6,10 +6,12 @@ use quorate_session::limits::MAX_TICKET_HINTS;
 
 /// The address others most likely reach us by comes first: that of the interface which leads out, by QUIC, then by TCP.
 /// Loopback addresses help nobody who does not hear the beacon anyway.
-pub(super) fn hints(listening: &[String]) -> Vec<String> {
+/// A circuit takes one of the places: it works where no direct address does.
+pub(super) fn hints(listening: &[String], circuit: Option<String>) -> Vec<String> {
     let outgoing = outgoing_ip();
     let mut found: Vec<(u8, String)> = listening
         .iter()
+        .filter(|text| !text.contains("/p2p-circuit"))
         .filter_map(|text| {
             let address = text.split("/p2p/").next()?;
             let mut parts = address.split('/').skip(1);
@@ -25,8 +27,9 @@ pub(super) fn hints(listening: &[String]) -> Vec<String> {
         })
         .collect();
     found.sort();
-    found.truncate(MAX_TICKET_HINTS);
-    found.into_iter().map(|(_, address)| address).collect()
+    found.truncate(MAX_TICKET_HINTS - usize::from(circuit.is_some()));
+    let direct = found.into_iter().map(|(_, address)| address);
+    direct.chain(circuit).collect()
 }
 
 /// The address that packets to the world would come from. Connecting a UDP socket sends nothing.
@@ -49,11 +52,15 @@ mod tests {
             "/ip6/2001:db8::9/tcp/4/p2p/x",
             "/ip4/203.0.113.9/tcp/2/p2p/x",
             "/ip4/203.0.113.9/udp/3/quic-v1/p2p/x",
+            "/ip4/198.51.100.7/tcp/4001/p2p/r/p2p-circuit/p2p/x",
             "nonsense",
         ]
         .map(str::to_owned);
         let expected = ["/ip4/203.0.113.9/udp/3/quic-v1", "/ip4/203.0.113.9/tcp/2"];
-        assert_eq!(hints(&listening), expected);
-        assert!(hints(&listening[..1]).is_empty());
+        assert_eq!(hints(&listening, None), expected);
+        assert!(hints(&listening[..1], None).is_empty());
+        let circuit = "/ip4/198.51.100.7/tcp/4001/p2p/r/p2p-circuit".to_owned();
+        let shared = [expected[0].to_owned(), circuit.clone()];
+        assert_eq!(hints(&listening, Some(circuit)), shared);
     }
 }

@@ -67,6 +67,8 @@ use link::Links;
 
 /// Events waiting for the caller; a frame counts as one.
 pub const EVENT_QUEUE: usize = 64;
+/// Relays of the session that come before one's own.
+const SHARED_FIRST: usize = MAX_RESERVATIONS - 1;
 /// Commands waiting for the overlay's task.
 const COMMAND_QUEUE: usize = 64;
 
@@ -105,6 +107,42 @@ pub enum Relaying {
     Never,
 }
 
+/// Through which relays somebody can be reached, and reaches others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Relays to be reachable through, as multiaddr text with `/p2p/RELAY`.
+    pub relays: Vec<String>,
+    /// Which relays may be used at all.
+    pub relaying: Relaying,
+}
+
+impl Reach {
+    /// With what the session names: its first relays come first, because the other parties have reservations there too.
+    /// Where only own relays may be used, or none, nothing is added.
+    #[must_use]
+    pub fn with_relays_of(&self, session: &[String]) -> Self {
+        let mut reach = self.clone();
+        if self.relaying != Relaying::Any {
+            return reach;
+        }
+        let (first, rest) = session.split_at(session.len().min(SHARED_FIRST));
+        let all = first.iter().chain(&self.relays).chain(rest);
+        reach.relays = all.fold(Vec::new(), |mut relays, relay| {
+            if !relays.contains(relay) {
+                relays.push(relay.clone());
+            }
+            relays
+        });
+        reach
+    }
+}
+
+/// Whether this is the address of a relay as it is written for `--relay`, and may be dialled in `scope`.
+pub fn check_relay(address: &str, scope: Scope) -> Result<(), &'static str> {
+    let endpoint = address::Endpoint::parse(address, scope)?;
+    relays::check(&endpoint).map(|_| ())
+}
+
 /// What an overlay is started with.
 pub struct OverlayConfig {
     /// Ed25519 seed of this session's libp2p identity; to be used once.
@@ -117,11 +155,8 @@ pub struct OverlayConfig {
     pub beacon_key: [u8; 32],
     /// Addresses to dial, as multiaddr text with or without `/p2p/…`.
     pub hints: Vec<String>,
-    /// Relays to be reachable through, as multiaddr text with `/p2p/RELAY`; the first ones that work
-    /// are used.
-    pub relays: Vec<String>,
-    /// Which relays may be used at all.
-    pub relaying: Relaying,
+    /// Relays; of those named, the first ones that work are used.
+    pub reach: Reach,
 }
 
 impl fmt::Debug for OverlayConfig {
@@ -132,8 +167,7 @@ impl fmt::Debug for OverlayConfig {
             .field("purpose", &self.purpose)
             .field("beacon_key", &"(secret)")
             .field("hints", &self.hints)
-            .field("relays", &self.relays)
-            .field("relaying", &self.relaying)
+            .field("reach", &self.reach)
             .finish()
     }
 }

@@ -140,6 +140,15 @@ impl Relay {
     }
 }
 
+/// The `PeerId` of the relay at a direct address.
+pub(super) fn check(endpoint: &Endpoint) -> Result<PeerId, &'static str> {
+    if endpoint.relay.is_some() {
+        return Err("a relay cannot be reached through another one");
+    }
+    let peer = endpoint.peer;
+    peer.ok_or("the address of a relay must end in /p2p/PEER")
+}
+
 /// The table of relays.
 pub(super) struct Relays {
     all: Vec<Relay>,
@@ -159,12 +168,7 @@ impl Relays {
 
     /// Adds an own relay, or an address of it; it must say the `PeerId` to expect.
     pub fn add_own(&mut self, endpoint: Endpoint, now: Instant) -> Result<PeerId, &'static str> {
-        if endpoint.relay.is_some() {
-            return Err("a relay cannot be reached through another one");
-        }
-        let Some(peer) = endpoint.peer else {
-            return Err("the address of a relay must end in /p2p/PEER");
-        };
+        let peer = check(&endpoint)?;
         let own = self.all.iter().filter(|r| r.own && r.peer != peer).count();
         if own >= MAX_OWN_RELAYS {
             return Err("there are too many relays");

@@ -79,6 +79,8 @@ pub struct PartyConfig {
     pub working_folder: PathBuf,
     /// Which networks may be used.
     pub scope: Scope,
+    /// Through which relays the other parties are reached, those of the invitation besides.
+    pub reach: crate::overlay::Reach,
     /// Whether the own program must give this party's own number before anything leaves. The other
     /// parties never rely on it: their guards check again.
     pub check_own_program: bool,

@@ -9,7 +9,7 @@ use crate::{
     Fault,
     contact::{self, Notice, Running, Told},
     lobby::peer_of,
-    overlay::{OverlayConfig, Purpose, Scope},
+    overlay::{OverlayConfig, Purpose, Reach, Scope},
 };
 
 /// From whom invitations are taken, and how.
@@ -22,6 +22,8 @@ pub struct ReceiveConfig {
     pub scope: Scope,
     /// Addresses the user gave.
     pub at: Vec<String>,
+    /// Through which relays.
+    pub reach: Reach,
 }
 
 /// What the receiver is told.
@@ -109,8 +111,7 @@ pub async fn receive(
         purpose: Purpose::Post,
         beacon_key: post::beacon_key(),
         hints: config.at,
-        relays: Vec::new(),
-        relaying: crate::overlay::Relaying::default(),
+        reach: config.reach,
     })
     .await?;
     let addresses = overlay.addresses();

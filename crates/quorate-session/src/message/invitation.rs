@@ -472,6 +472,8 @@ pub struct InvitationDraft {
     pub time: Times,
     /// Relay addresses.
     pub relays: Vec<String>,
+    /// Which paths between parties are allowed.
+    pub path: PathPolicy,
     /// Several parties under one controller.
     pub same_controller: SameController,
     /// Times each party may join again.
@@ -511,7 +513,7 @@ impl InvitationDraft {
             net: Net {
                 port: self.port,
                 mtu: *MTU_RANGE.start(),
-                path: PathPolicy::Any,
+                path: self.path,
             },
             policy: Policy {
                 pq: PostQuantum::Required,

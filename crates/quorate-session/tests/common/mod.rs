@@ -88,6 +88,7 @@ pub fn draft(m: usize) -> InvitationDraft {
             end_by: at.plus_seconds(3600),
         },
         relays: Vec::new(),
+        path: quorate_session::message::PathPolicy::Any,
         same_controller: SameController::Refuse,
         rejoin: 3,
     }

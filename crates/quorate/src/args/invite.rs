@@ -67,6 +67,10 @@ pub struct InviteArgs {
     /// Addresses at which a party can be reached, put into the file as hints.
     #[arg(long, value_name = "ADDR")]
     pub hint: Vec<String>,
+    /// Let no party's data pass through a relay: whoever cannot be reached directly cannot take part. Relays
+    /// then only help parties to find each other.
+    #[arg(long, help_heading = "Network")]
+    pub direct_only: bool,
     /// Replace FILE if it exists.
     #[arg(long)]
     pub force: bool,

@@ -22,6 +22,17 @@ pub struct PartArgs {
     /// Address of another party, such as /ip4/192.168.1.7/tcp/40123; repeat for more.
     #[arg(long, value_name = "ADDR", help_heading = "Taking part")]
     pub at: Vec<String>,
+    /// Relay to be reachable through, such as /ip4/203.0.113.9/udp/4001/quic-v1/p2p/12D3Koo…; repeat for more.
+    /// Without it: QUORATE_RELAY, or else the lines of the file `relays` beside your contacts. Who invites also
+    /// names them to the others.
+    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    pub relay: Vec<String>,
+    /// Use no relay at all, whoever names one.
+    #[arg(long, conflicts_with_all = ["relay", "own_relays"], help_heading = "Network")]
+    pub no_relay: bool,
+    /// Use your own relays only, not those that the inviter or other parties name.
+    #[arg(long, help_heading = "Network")]
+    pub own_relays: bool,
     /// Your private arguments, one a line, in a file (`-` for stdin): unlike those on the command
     /// line, other users of this machine cannot see them in the list of processes.
     #[arg(long, value_name = "FILE", help_heading = "Taking part")]

@@ -48,7 +48,8 @@ pub fn again(global: &Global, args: AgainArgs) -> Result<ExitCode, Failure> {
         terms.send_program = args.send_program;
         let contacts = user.contacts()?;
         let parties = change.apply(&mut user, &memory, &contacts).await?;
-        start(&user, &memory, terms, parties, args.part, &memory.program).await
+        let started = start(&user, &memory, terms, parties, args.part, &memory.program);
+        Box::pin(started).await
     })
 }
 
@@ -56,7 +57,7 @@ pub fn again(global: &Global, args: AgainArgs) -> Result<ExitCode, Failure> {
 async fn come_back(user: &User<'_>, killed: Invited, part: PartArgs) -> Result<ExitCode, Failure> {
     let whose = called(user, &killed.invitation.issuer)?;
     user.show([came_back(&killed, &whose)]);
-    let mut options = Options::new(part, Vec::new())?;
+    let mut options = Options::new(&user.home, part, Vec::new())?;
     returning::complete(user, &killed.invitation, &mut options)?;
     take_part(user, killed, options, Consent::Ask).await
 }
@@ -70,7 +71,8 @@ pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Failure> {
         let parties = Change::default()
             .apply(&mut user, &memory, &contacts)
             .await?;
-        start(&user, &memory, terms, parties, args.part, &args.program).await
+        let started = start(&user, &memory, terms, parties, args.part, &args.program);
+        Box::pin(started).await
     })
 }
 
@@ -158,7 +160,7 @@ async fn start(
     if part.private_args.is_none() {
         part.private_args.clone_from(&memory.private_args);
     }
-    let mut options = Options::new(part, Vec::new())?;
+    let mut options = Options::new(&user.home, part, Vec::new())?;
     options.program = Some(terms.program.clone());
     let path = Path::new(program);
     options.program_path = path.exists().then(|| path.to_owned());

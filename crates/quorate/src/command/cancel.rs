@@ -7,6 +7,7 @@ use quorate_node::{
     cancelling::{self, CancelConfig, Cancelled},
     control,
     files::{Home, Issued, issued, keep_cancel},
+    overlay::Reach,
     party::{Scope, Stop, note_cancelled},
 };
 use quorate_session::Pid;
@@ -76,6 +77,7 @@ pub fn run(global: &Global, args: &CancelArgs) -> Result<ExitCode, Failure> {
             addresses: issued.hints.iter().chain(&args.at).cloned().collect(),
             reason: args.reason.clone(),
             scope: if args.local { Scope::Local } else { Scope::Lan },
+            reach: Reach::default(),
             patience: args.wait,
         };
         let stopped = async move {

@@ -33,7 +33,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
     let with_parent = args.part.with_parent;
     with_user(global, with_parent, async |mut user| {
         let what = args.what.as_deref().map(|w| read(w, &user)).transpose()?;
-        let mut options = Options::new(args.part, args.args)?;
+        let mut options = Options::new(&user.home, args.part, args.args)?;
         options.program_path = args.program;
         options.patience = args.wait;
         options.accept = args.accept_program;
@@ -45,7 +45,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
             Some(What::Invitation(invited)) => (*invited, Consent::Ask),
             Some(What::Ticket(ticket)) => {
                 let name = own_name(&mut user, args.me.as_deref()).await?;
-                apply(&user, ticket, &mut options, name).await?
+                Box::pin(apply(&user, ticket, &mut options, name)).await?
             }
         };
         returning::complete(&user, &invited.invitation, &mut options)?;

@@ -58,6 +58,7 @@ pub async fn apply(
         ticket,
         scope: options.overlay_scope(),
         at: options.at.clone(),
+        reach: options.reach.clone(),
     })
     .await?;
     let mut applying = Applying {

@@ -109,6 +109,7 @@ pub async fn next_of(
         contacts: vec![inviter.clone()],
         scope: options.overlay_scope(),
         at: options.at.clone(),
+        reach: options.reach.clone(),
     })
     .await?;
     let mut stop = user.stop.clone();
@@ -200,6 +201,7 @@ async fn wait(
         contacts,
         scope: options.overlay_scope(),
         at: options.at.clone(),
+        reach: options.reach.clone(),
     })
     .await?;
     let mut stop = user.stop.clone();

@@ -41,6 +41,7 @@ impl Delivery {
                 .collect(),
             scope: options.overlay_scope(),
             at: options.at.clone(),
+            reach: options.reach.clone(),
         })
         .await?;
         Ok(Self {

@@ -27,6 +27,7 @@ use quorate_identity::{Code, base64url};
 use quorate_node::{
     control::running,
     files::{Home, ProgramFiles},
+    overlay::{Reach, Relaying},
 };
 use quorate_session::Bundle;
 use rustix::{
@@ -73,6 +74,9 @@ pub struct Orders {
     python: Option<PathBuf>,
     local: bool,
     at: Vec<String>,
+    relays: Vec<String>,
+    own_relays: bool,
+    no_relay: bool,
     private_args: Vec<String>,
     private_args_file: Option<PathBuf>,
     execution: ExecutionArgs,
@@ -120,6 +124,14 @@ impl Orders {
             yes: true,
             scope: if self.local { Scope::Local } else { Scope::Lan },
             at: self.at.clone(),
+            reach: Reach {
+                relays: self.relays.clone(),
+                relaying: match (self.no_relay, self.own_relays) {
+                    (true, _) => Relaying::Never,
+                    (false, true) => Relaying::OwnOnly,
+                    (false, false) => Relaying::Any,
+                },
+            },
             private_args: self.private_args.clone(),
             private_args_file: self.private_args_file.clone(),
             execution: self.execution.clone(),
@@ -166,6 +178,9 @@ pub async fn start(
         python: python.map(Path::to_owned),
         local: options.scope == Scope::Local,
         at: options.at.clone(),
+        relays: options.reach.relays.clone(),
+        own_relays: options.reach.relaying == Relaying::OwnOnly,
+        no_relay: options.reach.relaying == Relaying::Never,
         private_args: options.private_args.clone(),
         private_args_file: options.private_args_file.clone(),
         execution: options.execution.clone(),

@@ -24,6 +24,7 @@ mod own_name;
 mod pager;
 pub mod privacy;
 mod process;
+pub mod reach;
 pub mod readiness;
 pub mod returning;
 mod sent;
@@ -42,7 +43,7 @@ use quorate_identity::{Code, Verified};
 use quorate_node::{
     control::Control,
     files::{Contacts, Home, IdentityFile, Inbox, ProgramFiles},
-    overlay,
+    overlay::{self, Reach},
     party::{self, EVENT_QUEUE, Execution, PartyConfig, Scope, Stop},
 };
 use quorate_session::{
@@ -91,6 +92,8 @@ pub struct Options {
     pub scope: Scope,
     /// Addresses to try.
     pub at: Vec<String>,
+    /// Through which relays.
+    pub reach: Reach,
     pub private_args: Vec<String>,
     /// How the program is run here.
     pub execution: ExecutionArgs,
@@ -112,7 +115,8 @@ pub struct Options {
 
 impl Options {
     /// Reads the options; the private arguments come from `args` or from the file that was named.
-    pub fn new(part: PartArgs, args: Vec<String>) -> Result<Self, Failure> {
+    pub fn new(home: &Home, part: PartArgs, args: Vec<String>) -> Result<Self, Failure> {
+        let reach = reach::of(&part, home)?;
         let private_args = match &part.private_args {
             Some(file) => read_text(file)?.lines().map(str::to_owned).collect(),
             None => args,
@@ -126,6 +130,7 @@ impl Options {
             yes: part.yes,
             scope: if part.local { Scope::Local } else { Scope::Lan },
             at: part.at,
+            reach,
             private_args,
             execution: part.execution,
             detach: part.detach,
@@ -434,6 +439,7 @@ pub async fn take_part(
         private_args: options.private_args,
         working_folder: std::env::current_dir().unwrap_or_else(|_| "/".into()),
         scope: options.scope,
+        reach: options.reach,
         check_own_program: true,
         home: user.home.clone(),
         name: name.clone(),

@@ -36,7 +36,7 @@ use tokio::{
 };
 
 use super::{
-    Addresses, Command, OverlayConfig, OverlayError, OverlayEvent, Purpose, Relaying, Scope,
+    Addresses, Command, OverlayConfig, OverlayError, OverlayEvent, Purpose, Reach, Relaying, Scope,
     address::{Endpoint, Way, relay_of},
     beacon::{Beacon, Sealer},
     dialing::{Attempt, Dialing, Failure, MAX_HINTS},
@@ -126,8 +126,7 @@ impl Driver {
             purpose,
             beacon_key,
             hints,
-            relays,
-            relaying,
+            reach: Reach { relays, relaying },
         } = config;
         // A guest calls, and is not called.
         let reserve = relaying != Relaying::Never && !matches!(purpose, Purpose::Guest(_));

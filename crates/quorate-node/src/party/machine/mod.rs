@@ -145,8 +145,9 @@ impl Machine {
             scope: config.scope.into(),
             beacon_key: config.secret.derive("beacon"),
             hints: config.addresses.clone(),
-            relays: Vec::new(),
-            relaying: crate::overlay::Relaying::default(),
+            reach: config
+                .reach
+                .with_relays_of(&config.invitation.subject.rendezvous.relays),
         };
         let (overlay, overlay_events) = Overlay::start(overlay)
             .await

@@ -126,6 +126,7 @@ pub async fn fill_seats(
         program: source.clone(),
         contacts: contacts.all().iter().map(|c| c.did.clone()).collect(),
         hints: args.hint.clone(),
+        reach: options.reach.clone(),
     })
     .await?;
     show_call(user, &call, args, (&handle, source.as_ref()))?;

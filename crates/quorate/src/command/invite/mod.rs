@@ -16,7 +16,11 @@ use std::{io::Write, path::Path, process::ExitCode};
 
 use quorate_identity::{Code, Verified};
 use quorate_node::files::{Contacts, Home, IdentityFile, write_atomic, write_new};
-use quorate_session::{Bundle, Invitation, PartyDraft, message::verify_card, seal_bundle};
+use quorate_session::{
+    Bundle, Invitation, PartyDraft,
+    message::{PathPolicy, verify_card},
+    seal_bundle,
+};
 use serde_json::json;
 
 use crate::{
@@ -26,7 +30,7 @@ use crate::{
     invitation,
     part::{
         Consent, Delivery, Invited, Options, User, card_of, check_machine, own_name, privacy,
-        readiness, sending_line, take_part, with_user,
+        reach, readiness, sending_line, take_part, with_user,
     },
     text,
 };
@@ -49,7 +53,7 @@ fn by_post(global: &Global, args: &InviteArgs, terms: &Terms) -> Result<ExitCode
         let name = own_name(&mut user, args.me.as_deref()).await?;
         let mut parties = vec![party(&name, &user.identity.key.did())?];
         parties.extend(invited(&args.with, &user.contacts()?, parties.len())?);
-        send_and_take_part(&user, terms, parties, options_of(args, terms)?).await
+        send_and_take_part(&user, terms, parties, options_of(&user, args, terms)?).await
     })
 }
 
@@ -60,6 +64,7 @@ pub async fn send_and_take_part(
     parties: Vec<PartyDraft>,
     mut options: Options,
 ) -> Result<ExitCode, Failure> {
+    let terms = terms.reachable(&options.reach);
     check_machine(user, &terms.signed_program(), terms.engine, &mut options).await?;
     let (invitation, bundle) = terms.sign(&user.home, &user.identity, parties, Vec::new())?;
     user.show(invitation::describe(&invitation, None));
@@ -102,7 +107,8 @@ fn with_seats(
     privacy::check_terms(seats.into(), terms.threshold, terms.no_privacy)?;
     with_user(global, args.part.with_parent, async |mut user| {
         let name = own_name(&mut user, args.me.as_deref()).await?;
-        let mut options = options_of(args, terms)?;
+        let mut options = options_of(&user, args, terms)?;
+        let terms = &terms.reachable(&options.reach);
         check_machine(&user, &terms.signed_program(), terms.engine, &mut options).await?;
         let filled = lobby::fill_seats(&user, args, seats, terms, &options, &name);
         let invited = Box::pin(filled).await?;
@@ -111,8 +117,8 @@ fn with_seats(
 }
 
 /// The inviter's own part: its program is at hand, and what follows `--` is public.
-fn options_of(args: &InviteArgs, terms: &Terms) -> Result<Options, Failure> {
-    let mut options = Options::new(args.part.clone(), Vec::new())?;
+fn options_of(user: &User<'_>, args: &InviteArgs, terms: &Terms) -> Result<Options, Failure> {
+    let mut options = Options::new(&user.home, args.part.clone(), Vec::new())?;
     options.program = Some(terms.program.clone());
     let path = args.program.as_ref().or(args.args.first()).map(Path::new);
     options.program_path = path.filter(|p| p.exists()).map(Path::to_owned);
@@ -132,6 +138,9 @@ fn terms_of(args: &InviteArgs) -> Result<Terms, Failure> {
     };
     terms.threshold = args.threshold;
     terms.no_privacy = args.part.no_privacy;
+    if args.direct_only {
+        terms.path = PathPolicy::Direct;
+    }
     terms.send_program = args.send_program;
     if let Some(title) = &args.name {
         terms.title.clone_from(title);
@@ -158,6 +167,7 @@ fn to_file(
         )?);
     }
     parties.extend(invited(&args.with, &known, parties.len())?);
+    let terms = terms.reachable(&reach::of(&args.part, home)?);
     let (signed, bundle) = terms.sign(home, &identity, parties, args.hint.clone())?;
     let sealed = if args.plain {
         None

@@ -5,8 +5,10 @@ use std::{path::Path, time::Duration};
 use quorate_identity::{Code, Did, Digest, UnixTime, Verified, sign};
 use quorate_node::{
     files::{Home, IdentityFile, ProgramFiles, keep_issued},
+    overlay::Reach,
     program::{Builtin, check_user_args, python},
 };
+use quorate_session::message::PathPolicy;
 use quorate_session::{
     Bundle, Invitation, InvitationDraft, PartyDraft, ProgramSource, RendezvousSecret,
     limits::MAX_VALIDITY_SECONDS,
@@ -43,6 +45,10 @@ pub struct Terms {
     pub send_program: bool,
     /// The invitation that this one follows.
     pub supersedes: Option<Digest>,
+    /// Relays that every party gets to know.
+    pub relays: Vec<String>,
+    /// Which paths data may take.
+    pub path: PathPolicy,
 }
 
 impl Terms {
@@ -61,6 +67,8 @@ impl Terms {
             engine: Engine::Mpyc,
             send_program: false,
             supersedes: None,
+            relays: Vec::new(),
+            path: PathPolicy::Any,
         })
     }
 
@@ -95,6 +103,8 @@ impl Terms {
             engine: Engine::Exec,
             send_program: false,
             supersedes: None,
+            relays: Vec::new(),
+            path: PathPolicy::Any,
         })
     }
 
@@ -102,6 +112,14 @@ impl Terms {
     pub fn source(&self) -> Result<Option<ProgramSource>, Failure> {
         let wanted = self.send_program.then_some(&self.program);
         wanted.map(source_of).transpose()
+    }
+
+    /// The same terms, with the relays of this party.
+    pub fn reachable(&self, reach: &Reach) -> Self {
+        Self {
+            relays: reach.relays.clone(),
+            ..self.clone()
+        }
     }
 
     /// The program as it will be signed.
@@ -140,7 +158,8 @@ impl Terms {
             valid_from: now,
             valid_until: time.end_by,
             time,
-            relays: Vec::new(),
+            relays: self.relays.clone(),
+            path: self.path,
             same_controller: SameController::Refuse,
             rejoin: REJOINS,
         })

@@ -1,0 +1,98 @@
+//! Which relays this party uses: what it says on the command line, or else keeps for every session.
+//!
+//! ```text
+//! --relay ADDR…  else  QUORATE_RELAY=ADDR,ADDR  else  DATA/relays, one a line (# begins a remark)
+//! ```
+//! An address on the command line that cannot be one is refused; in the other two places too, since
+//! somebody who believes that a relay is in use must not learn of it by silence.
+
+use quorate_identity::Code;
+use quorate_node::{
+    files::{Home, read_bounded},
+    overlay::{Reach, Relaying, Scope, check_relay},
+};
+use quorate_session::limits::MAX_RENDEZVOUS_ADDRESSES;
+
+use crate::{args::PartArgs, failure::Failure, text};
+
+/// The environment variable.
+const VARIABLE: &str = "QUORATE_RELAY";
+/// The file among the user's data.
+const FILE: &str = "relays";
+/// Largest such file, in bytes.
+const MAX_FILE_BYTES: u64 = 16 * 1024;
+
+/// The relays of this party.
+pub fn of(part: &PartArgs, home: &Home) -> Result<Reach, Failure> {
+    if part.no_relay {
+        return Ok(Reach {
+            relays: Vec::new(),
+            relaying: Relaying::Never,
+        });
+    }
+    let scope = if part.local { Scope::Local } else { Scope::Lan };
+    let (relays, source) = if part.relay.is_empty() {
+        kept(home)?
+    } else {
+        (part.relay.clone(), "--relay")
+    };
+    for relay in &relays {
+        // What is kept is for every session: on one machine, relays elsewhere are no use and no fault.
+        let scope = if source == "--relay" {
+            scope
+        } else {
+            Scope::Lan
+        };
+        check_relay(relay, scope).map_err(|why| refused(relay, source, why))?;
+    }
+    let usable = relays.into_iter();
+    let usable: Vec<String> = usable.filter(|r| check_relay(r, scope).is_ok()).collect();
+    if usable.len() > MAX_RENDEZVOUS_ADDRESSES {
+        let text = format!(
+            "{} relays; {MAX_RENDEZVOUS_ADDRESSES} are possible",
+            usable.len()
+        );
+        return Err(Failure::new(Code::Usage, text).note("from", source));
+    }
+    if part.own_relays && usable.is_empty() {
+        let text = "--own-relays, but there is no relay of yours";
+        return Err(Failure::new(Code::Usage, text)
+            .hint("name one: --relay ADDR; to use none at all: --no-relay"));
+    }
+    Ok(Reach {
+        relays: usable,
+        relaying: if part.own_relays {
+            Relaying::OwnOnly
+        } else {
+            Relaying::Any
+        },
+    })
+}
+
+fn kept(home: &Home) -> Result<(Vec<String>, &'static str), Failure> {
+    if let Ok(text) = std::env::var(VARIABLE) {
+        let all = text.split([',', ' ']).filter(|r| !r.is_empty());
+        return Ok((all.map(str::to_owned).collect(), VARIABLE));
+    }
+    let path = home.data().join(FILE);
+    let bytes = read_bounded(&path, MAX_FILE_BYTES)?.unwrap_or_default();
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Failure::new(Code::Usage, "the list of relays is not text")
+            .note("file", path.display().to_string())
+    })?;
+    let lines = text
+        .lines()
+        .map(|l| l.split('#').next().unwrap_or_default().trim());
+    let relays = lines.filter(|l| !l.is_empty()).map(str::to_owned);
+    Ok((relays.collect(), "the file of relays"))
+}
+
+fn refused(relay: &str, source: &str, why: &str) -> Failure {
+    let text = format!(
+        "{} is not the address of a relay: {why}",
+        text::foreign(relay)
+    );
+    Failure::new(Code::Address, text)
+        .note("from", source)
+        .hint("`quorate relay run` shows the addresses of a relay; they end in /p2p/12D3Koo…")
+}
