@@ -205,7 +205,7 @@ fn f15_f29_f32_all_killed_at_once_start_again_with_one_of_them_from_an_older_bac
 }
 
 #[test]
-fn f24_a_cloned_home_cannot_take_part_beside_the_first() {
+fn f24_a_cloned_home_is_refused_as_a_second_instance_and_the_first_is_told() {
     let world = World::new(&["alba", "bo", "cleo", "twin"]);
     let file = world.path("x.quorate");
     let others = format!("bo={},cleo={}", world.dids[1], world.dids[2]);
@@ -220,24 +220,28 @@ fn f24_a_cloned_home_cannot_take_part_beside_the_first() {
         .args([world.home(1), world.home(3)])
         .status();
     assert!(copied.unwrap().success());
-    let alba = vote(&world, 0, &file);
-    let bo = vote(&world, 1, &file);
-    alba.stderr.wait_for("joined       bo");
-    let twin = vote(&world, 3, &file);
-    let ended = twin.end();
-    assert!(
-        ["E_ALREADY_JOINED", "E_IDENTITY_ELSEWHERE"]
-            .iter()
-            .any(|code| ended.stderr.contains(code)),
-        "{}",
-        ended.stderr
-    );
-    assert_eq!(ended.code, Some(73));
-    for party in [alba, bo] {
-        party.signal(Signal::INT);
-        party.end();
+    // Alone with the first, and where another party has met the first already.
+    for accompanied in [false, true] {
+        let alba = accompanied.then(|| vote(&world, 0, &file));
+        let bo = vote(&world, 1, &file);
+        match &alba {
+            Some(alba) => alba.stderr.wait_for("joined       bo"),
+            None => bo.stderr.wait_for("waiting"),
+        }
+        let twin = vote(&world, 3, &file);
+        twin.end().assert_refused("E_ALREADY_JOINED", 73);
+        let first = bo.end();
+        first.assert_refused("E_IDENTITY_ELSEWHERE", 73);
+        assert!(!first.stdout.contains("yes"), "{}", first.stdout);
+        let rejected = world.home(1).join("state/rejected");
+        let kept = fs::read_dir(rejected).unwrap().count();
+        assert_eq!(kept, 1, "both joins are kept as evidence");
+        if let Some(alba) = alba {
+            alba.signal(Signal::INT);
+            alba.end();
+        }
+        world.assert_clean();
     }
-    world.assert_clean();
 }
 
 /// Runs a command in a mount namespace of its own after `prepare`, a shell script with the home as `$1`.

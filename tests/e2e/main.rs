@@ -14,6 +14,7 @@ mod exec;
 mod failure;
 mod faults;
 mod first_contact;
+mod full_disk;
 mod guides;
 mod identity;
 mod insider;

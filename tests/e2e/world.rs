@@ -343,6 +343,12 @@ impl Drop for Running {
     }
 }
 
+/// Says that a test could not do its work on this machine, and why.
+pub fn untested(why: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "not tested: {why}");
+}
+
 /// Runs a command to its end.
 pub fn output(mut command: Command) -> Ended {
     let Output {

@@ -27,6 +27,7 @@ import sys
 import types
 
 OUT_OF_MEMORY = 112  # exit code, known to supervisor.rs
+TOO_HUNGRY = 113  # the same
 FIRST_PORT = 70000  # no real port: 65535 is the largest
 
 
@@ -142,6 +143,23 @@ def end_with_broken_link(loop_class):
     loop_class.call_exception_handler = call_exception_handler
 
 
+def end_by_name_without_memory():
+    """Tell quorate that the program itself wanted more memory than it may have.
+
+    Without it the program would end with 1, as for any other mistake.
+    """
+    shown = sys.excepthook
+
+    def excepthook(kind, why, trace):
+        shown(kind, why, trace)
+        if issubclass(kind, MemoryError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(TOO_HUNGRY)
+
+    sys.excepthook = excepthook
+
+
 def loop_classes():
     """The loop classes that MPyC can choose from on this machine."""
     classes = [asyncio.base_events.BaseEventLoop]
@@ -214,6 +232,7 @@ def main(control, plan, descriptors):
     for loop_class in loop_classes():
         replace_network(loop_class, links)
         end_with_broken_link(loop_class)
+    end_by_name_without_memory()
     name, source = plan['name'], plan['source']
     if source is None:
         sys.path.insert(0, os.path.dirname(os.path.abspath(name)))

@@ -68,7 +68,8 @@ impl Control {
         let board = Board::new(status);
         let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
         // The socket is there before the note that says so.
-        let server = server::Server::start(folder.path(), &board, sender)?;
+        let owner = rustix::process::geteuid().as_raw();
+        let server = server::Server::start(folder.path(), &board, sender, owner)?;
         write_about(folder.path(), &about)?;
         Ok(Self {
             folder,

@@ -103,11 +103,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Listens in `folder`.
+    /// Listens in `folder`, for processes of the user `owner`.
     pub fn start(
         folder: &Path,
         board: &Board,
         commands: mpsc::Sender<Command>,
+        owner: u32,
     ) -> Result<Self, Fault> {
         let fault = |e: std::io::Error| {
             let text = format!(
@@ -126,6 +127,7 @@ impl Server {
         let desk = Desk {
             board: board.clone(),
             commands,
+            owner,
             room: Arc::new(Semaphore::new(MAX_CLIENTS)),
         };
         let accepting = tokio::spawn(accept(listener, desk, Arc::clone(&clients))).abort_handle();
@@ -154,17 +156,19 @@ impl Drop for Server {
 struct Desk {
     board: Board,
     commands: mpsc::Sender<Command>,
+    owner: u32,
     room: Arc<Semaphore>,
 }
 
 async fn accept(listener: UnixListener, desk: Desk, clients: Arc<tokio::sync::Mutex<JoinSet<()>>>) {
-    let me = rustix::process::geteuid().as_raw();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let ours = stream.peer_cred().is_ok_and(|peer| peer.uid() == me);
+        let ours = stream
+            .peer_cred()
+            .is_ok_and(|peer| peer.uid() == desk.owner);
         if !ours {
             tracing::warn!("another user asked at the control socket and got no answer");
             continue;
@@ -255,4 +259,48 @@ pub(super) fn with_short_path<T>(
     }
     let open = File::open(folder)?;
     then(&PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())).join(SOCKET))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::control::{CONTROL_VERSION, status::tests::status};
+
+    /// What this process is answered by a session of `owner`.
+    async fn asked_as_a_stranger_to(owner: u32, request: &Request) -> (Vec<u8>, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let board = Board::new(status());
+        let (sender, mut commands) = mpsc::channel(1);
+        let server = Server::start(folder.path(), &board, sender, owner).unwrap();
+        let mut stream = UnixStream::connect(folder.path().join(SOCKET))
+            .await
+            .unwrap();
+        // It may be closed before all is written; that is an answer too.
+        let _ = stream.write_all(&request.line()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let heard = commands.try_recv().is_ok();
+        server.close().await;
+        (answer, heard)
+    }
+
+    /// The kernel says who asks, so another user is whoever it says is not the owner. Seen from the session of another user,
+    /// this process is one: no privilege is needed to be somebody's stranger.
+    #[tokio::test]
+    async fn a56_a_process_of_another_user_gets_no_answer_and_no_command_through() {
+        let me = rustix::process::geteuid().as_raw();
+        let ask = Request::Status { v: CONTROL_VERSION };
+        let (answer, _) = asked_as_a_stranger_to(me, &ask).await;
+        assert!(!answer.is_empty(), "its owner is answered");
+        for other in [me.wrapping_add(1), me ^ 0x8000_0000, u32::MAX - 1] {
+            for request in [&ask, &Request::Leave { v: CONTROL_VERSION }] {
+                let (answer, heard) = asked_as_a_stranger_to(other, request).await;
+                assert!(
+                    answer.is_empty() && !heard,
+                    "user {me} was heard by one of {other}"
+                );
+            }
+        }
+    }
 }

@@ -120,7 +120,7 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-pub(super) fn disk(path: &Path, what: &str, error: &std::io::Error) -> Fault {
+pub(crate) fn disk(path: &Path, what: &str, error: &std::io::Error) -> Fault {
     let fault = Fault::new(Code::Disk, format!("{} {what}: {error}", path.display()));
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {

@@ -37,6 +37,7 @@ mod session_memory;
 /// Largest state of a session that is looked at, in bytes.
 const MAX_STATE_BYTES: u64 = 1 << 20;
 
+pub(crate) use atomic::disk;
 pub use atomic::{put_aside, read_bounded, remove_if_there, write_atomic, write_new};
 pub use contacts::{
     Contact, ContactError, Contacts, MAX_CONTACTS_FILE_BYTES, MAX_PETNAME_CHARS, check_petname,

@@ -51,6 +51,8 @@ pub const MAX_FINISHED: usize = 8;
 /// The exit code of a program whose link brought more than its memory limit allows; the launcher
 /// knows it too.
 pub const OUT_OF_MEMORY: i32 = 112;
+/// The exit code of a program that itself wanted more memory than its limit allows.
+pub const TOO_HUNGRY: i32 = 113;
 /// The environment variable that names the program to its processes, and its processes to `quorate clean`.
 pub const PROGRAM_MARK: &str = "QUORATE_PROGRAM";
 /// Room for every event that one program can cause, so that none ever waits.

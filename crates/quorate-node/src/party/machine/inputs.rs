@@ -10,7 +10,7 @@ use crate::{
     attach::{GuardEvent, Refusal},
     overlay::OverlayEvent,
     party::{PartyEvent, control::ControlEvent},
-    program::supervisor::{OUT_OF_MEMORY, ProgramEvent},
+    program::supervisor::{OUT_OF_MEMORY, ProgramEvent, TOO_HUNGRY},
     wireguard::MeshEvent,
 };
 
@@ -219,6 +219,13 @@ impl Machine {
                     // What the program wrote may hold private data: only how it ended is told.
                     note: match (code, signal) {
                         (Some(OUT_OF_MEMORY), _) => "out of memory: a party sent too much".into(),
+                        (Some(TOO_HUNGRY), _) => {
+                            "out of memory: it wanted more than it may have".into()
+                        }
+                        // Nothing here sends it to a program that runs: another process did, or the kernel.
+                        (None, Some(9)) => {
+                            "killed by signal 9, as by a system that runs out of memory".into()
+                        }
                         (Some(code), _) => format!("exit {code}"),
                         (None, Some(signal)) => format!("killed by signal {signal}"),
                         (None, None) => "ended in an unknown way".into(),

@@ -40,7 +40,7 @@ use crate::{
     Fault,
     attach::GuardEvent,
     control::{Command, Control, SessionStatus},
-    files::{Home, Records, forget_issued, read_bounded, write_atomic},
+    files::{Home, Records, disk, forget_issued, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent},
     program::supervisor::{ProgramEvent, Supervisor},
     wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
@@ -543,7 +543,7 @@ fn lock_session(path: &Path) -> Result<File, Fault> {
         .create(true)
         .append(true)
         .open(path)
-        .map_err(|e| fault(e.to_string()))?;
+        .map_err(|e| disk(path, "cannot be made", &e))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         // `quorate clean` may have removed the file between the two calls; then it locks nothing.
         Ok(()) if !is_at(&lock, path) => lock_session(path),
