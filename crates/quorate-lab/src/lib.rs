@@ -21,6 +21,7 @@
 
 pub mod emulator;
 pub mod lab;
+pub mod matrix;
 pub mod measure;
 pub mod namespace;
 pub mod nat;
@@ -28,6 +29,7 @@ pub mod oracle;
 pub mod plan;
 pub mod probe;
 pub mod sandbox;
+pub mod scenario;
 mod trouble;
 
 pub use lab::{Host, Lab};

@@ -3,9 +3,21 @@
 //! Exit codes: 0 as expected, 1 not as expected, 2 wrong arguments, 78 the lab cannot run here.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a tool for developers talks to them
 
-use clap::{Parser, Subcommand};
-use quorate_lab::{Lab, Nat, Outcome, measure, oracle, sandbox};
-use std::{process::ExitCode, time::Instant};
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use quorate_lab::{
+    Context as _, Lab, Nat, Outcome, matrix, measure, oracle, sandbox,
+    scenario::{
+        Scenario,
+        play::{self, Verdict},
+        stage::{Stage, Tools},
+    },
+};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
 
 /// The lab cannot run on this machine.
 const CANNOT_RUN: u8 = 78;
@@ -36,6 +48,51 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Plays scenarios, one after the other.
+    Run {
+        /// Their files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// A session with a party behind each kind of NAT: every pair must be as the table says.
+    Matrix {
+        /// How often.
+        #[arg(long, default_value_t = 1)]
+        runs: u64,
+        /// These kinds only.
+        #[arg(long, value_delimiter = ',')]
+        kinds: Vec<Nat>,
+        /// Two parties behind each kind.
+        #[arg(long)]
+        twice: bool,
+        /// Without those on one LAN and behind one carrier.
+        #[arg(long)]
+        no_groups: bool,
+        /// Delay between any two sites, one way.
+        #[arg(long, default_value_t = 40.0)]
+        delay_ms: f64,
+        #[command(flatten)]
+        running: Running,
+    },
+}
+
+/// How sessions are run.
+#[derive(ClapArgs)]
+struct Running {
+    /// The binary under test; the one beside this program without it.
+    #[arg(long, value_name = "PATH")]
+    quorate: Option<PathBuf>,
+    /// Python with MPyC.
+    #[arg(long, value_name = "PATH")]
+    python: Option<PathBuf>,
+    /// Stay at the end, with all networks and files, and say how to look inside.
+    #[arg(long)]
+    keep: bool,
+    /// Where logs and captures of what went wrong are put.
+    #[arg(long, value_name = "FOLDER", default_value = "lab-failures")]
+    out: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -55,6 +112,24 @@ fn main() -> ExitCode {
             runs,
             seed,
         } => probe(delay_ms, runs, seed),
+        Command::Run { files, running } => run(&files, &running),
+        Command::Matrix {
+            runs,
+            kinds,
+            twice,
+            no_groups,
+            delay_ms,
+            running,
+        } => {
+            let kinds = if kinds.is_empty() {
+                Nat::TABLE.to_vec()
+            } else {
+                kinds
+            };
+            let scenarios =
+                (1..=runs).map(|run| matrix::scenario(&kinds, twice, !no_groups, delay_ms, run));
+            every_pair(&scenarios.collect::<Vec<_>>(), &running)
+        }
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -116,4 +191,101 @@ fn measured() -> Outcome<bool> {
         );
     }
     Ok(findings.iter().all(|f| f.holds))
+}
+
+fn run(files: &[PathBuf], running: &Running) -> Outcome<bool> {
+    let tools = Tools::find(running.quorate.clone(), running.python.clone())?;
+    let folder = sandbox::folder()?;
+    let mut all_good = true;
+    for (index, file) in files.iter().enumerate() {
+        let scenario = Scenario::read(file)?;
+        let beside = std::fs::canonicalize(file).during(file.display())?;
+        let beside = beside.parent().unwrap_or(Path::new("/")).to_owned();
+        let name = file
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        println!("{name}: {}", scenario.title);
+        let here = folder.join(index.to_string());
+        let verdict = play(&scenario, &tools, &here, &beside, running)?;
+        for line in &verdict.told {
+            println!("  {line}");
+        }
+        all_good &= say(&verdict, &here, &running.out.join(name))?;
+    }
+    Ok(all_good)
+}
+
+fn every_pair(scenarios: &[Scenario], running: &Running) -> Outcome<bool> {
+    let tools = Tools::find(running.quorate.clone(), running.python.clone())?;
+    let folder = sandbox::folder()?;
+    let mut good = 0;
+    for (index, scenario) in scenarios.iter().enumerate() {
+        let here = folder.join(index.to_string());
+        let verdict = play(scenario, &tools, &here, &here, running)?;
+        println!(
+            "\n{}",
+            matrix::table(&scenario.session.parties, &verdict.pairs)
+        );
+        let usable = verdict.usable.map_or_else(
+            || "never".into(),
+            |u| format!("after {:.1} s", u.as_secs_f64()),
+        );
+        println!(
+            "run {}: {} pairs, usable {usable}, {:.1} s in all",
+            index + 1,
+            verdict.pairs.len(),
+            verdict.taken.as_secs_f64()
+        );
+        let name = format!("matrix-{}", index + 1);
+        good += usize::from(say(&verdict, &here, &running.out.join(name))?);
+    }
+    println!("{good} of {} runs as the table says", scenarios.len());
+    Ok(good == scenarios.len())
+}
+
+fn play(
+    scenario: &Scenario,
+    tools: &Tools,
+    folder: &Path,
+    beside: &Path,
+    running: &Running,
+) -> Outcome<Verdict> {
+    play::play(scenario, tools, folder, beside, |stage, _| {
+        if running.keep {
+            stay(stage, folder);
+        }
+    })
+}
+
+/// Says how it ended, and saves what shows why.
+fn say(verdict: &Verdict, folder: &Path, out: &Path) -> Outcome<bool> {
+    let good = verdict.wrong.is_empty();
+    for wrong in &verdict.wrong {
+        println!("  WRONG  {wrong}");
+    }
+    if good {
+        println!("  ok in {:.1} s", verdict.taken.as_secs_f64());
+    } else {
+        play::save(folder, out)?;
+        println!("  logs and captures are in {}", out.display());
+    }
+    std::fs::remove_dir_all(folder).during(folder.display())?;
+    Ok(good)
+}
+
+/// Says how to enter the hosts, and waits for Enter or the end of standard input.
+fn stay(stage: &Stage, folder: &Path) {
+    let outside = sandbox::outside().unwrap_or_default();
+    println!("\nThe lab stays. A shell on a host, from another terminal of this user:");
+    for host in stage.lab.hosts() {
+        println!(
+            "  {:12} sudo nsenter -t $(pgrep -P {outside}) --user --mount --pid --net=/proc/$(pgrep -P {outside})/fd/{} --preserve-credentials",
+            host.name,
+            host.namespace.descriptor()
+        );
+    }
+    println!("Files are in {}. Enter ends the lab.", folder.display());
+    let _ = std::io::stdin().read(&mut [0]);
 }

@@ -29,6 +29,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::Instant,
@@ -141,8 +142,8 @@ pub enum Control {
     },
     /// The addresses behind a port are these from now on.
     Readdress(usize, Vec<Prefix>),
-    /// Makes captured packets visible in the file.
-    Flush,
+    /// Makes captured packets visible in the file, and says when that is done.
+    Flush(SyncSender<()>),
     /// Ends.
     Stop,
 }
@@ -206,6 +207,13 @@ impl Emulator {
         controls.push(control);
         drop(controls);
         let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes every packet captured so far visible in the file.
+    pub fn flush(&self) {
+        let (done, awaited) = sync_channel(1);
+        self.control(Control::Flush(done));
+        let _ = awaited.recv();
     }
 
     /// What was counted so far.
@@ -412,10 +420,11 @@ impl Network {
                 }
                 self.route();
             }
-            Control::Flush => {
+            Control::Flush(done) => {
                 if let Some(capture) = &mut self.capture {
                     capture.flush();
                 }
+                let _ = done.try_send(());
             }
             Control::Stop => return false,
         }

@@ -1,0 +1,225 @@
+//! A process on a host: what it says, line by line, and how it ends.
+
+use crate::{Context as _, Host, Outcome};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead as _, BufReader, Read, Write as _},
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::Phase;
+
+/// Lines kept of one process.
+const MAX_LINES: usize = 100_000;
+
+/// A line and when it came.
+#[derive(Clone, Debug)]
+struct Line {
+    at: Instant,
+    text: String,
+    event: Option<Value>,
+}
+
+type Lines = Arc<Mutex<Vec<Line>>>;
+
+/// A running or ended process. It is killed with this value.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+    ended: Option<(ExitStatus, Instant)>,
+    killed: bool,
+}
+
+impl Process {
+    /// Starts it on a host. What it says also goes to `NAME.out` and `NAME.err` in `logs`.
+    pub fn start(host: &Host, mut command: Command, logs: &Path, name: &str) -> Outcome<Self> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = host.namespace.spawn(&mut command)?;
+        let open = |suffix| {
+            File::options()
+                .create(true)
+                .append(true)
+                .open(logs.join(format!("{name}.{suffix}")))
+                .during("a log")
+        };
+        let stdout = collect(child.stdout.take(), open("out")?);
+        let stderr = collect(child.stderr.take(), open("err")?);
+        Ok(Self {
+            child,
+            stdout,
+            stderr,
+            ended: None,
+            killed: false,
+        })
+    }
+
+    /// How it ended and when, if it did.
+    pub fn ended(&mut self) -> Option<(ExitStatus, Instant)> {
+        if self.ended.is_none() {
+            self.ended = self
+                .child
+                .try_wait()
+                .ok()
+                .flatten()
+                .map(|s| (s, Instant::now()));
+        }
+        self.ended
+    }
+
+    /// Whether the lab killed it.
+    pub fn was_killed(&self) -> bool {
+        self.killed
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.killed = true;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(id) = id {
+            let _ = kill_process(id, signal);
+        }
+    }
+
+    /// All that it wrote to stdout.
+    pub fn stdout(&self) -> String {
+        let lines = lock(&self.stdout);
+        lines.iter().map(|l| l.text.clone() + "\n").collect()
+    }
+
+    /// The last lines on stderr.
+    pub fn last_words(&self, count: usize) -> Vec<String> {
+        let lines = lock(&self.stderr);
+        let from = lines.len().saturating_sub(count);
+        lines[from..].iter().map(|l| l.text.clone()).collect()
+    }
+
+    /// The first event, on either stream, that `wanted` gives something for.
+    pub fn find<T>(&self, wanted: impl Fn(&Value) -> Option<T>) -> Option<(T, Instant)> {
+        [&self.stderr, &self.stdout].into_iter().find_map(|stream| {
+            let lines = lock(stream);
+            let found = lines.iter().find_map(|l| {
+                let value = wanted(l.event.as_ref()?)?;
+                Some((value, l.at))
+            });
+            found
+        })
+    }
+
+    /// When it was first at least this far.
+    pub fn reached(&self, phase: Phase) -> Option<Instant> {
+        let found = self.find(|event| (phase_of(event)? >= phase).then_some(()));
+        found.map(|(_, at)| at)
+    }
+
+    /// The word for the path to each other party, and the reason, as last said.
+    pub fn paths(&self) -> BTreeMap<u64, (String, String)> {
+        let mut paths = BTreeMap::new();
+        let mut put = |link: &Value| {
+            let index = link.get("index").and_then(Value::as_u64);
+            let word = |name| link.get(name).and_then(Value::as_str).unwrap_or_default();
+            if let Some(index) = index {
+                paths.insert(index, (word("path").to_owned(), word("reason").to_owned()));
+            }
+        };
+        for line in lock(&self.stderr).iter() {
+            let Some(event) = &line.event else { continue };
+            match event.get("event").and_then(Value::as_str) {
+                Some("mesh") => {
+                    let links = event.get("links").and_then(Value::as_array);
+                    links.into_iter().flatten().for_each(&mut put);
+                }
+                Some("path") => put(event),
+                _ => {}
+            }
+        }
+        paths
+    }
+
+    /// All codes of refusals that it named.
+    pub fn codes(&self) -> Vec<String> {
+        let lines = lock(&self.stderr);
+        let texts = lines.iter().flat_map(|l| {
+            let words = l
+                .text
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            words
+                .filter(|w| w.starts_with("E_"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        });
+        texts.collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn phase_of(event: &Value) -> Option<Phase> {
+    let word = |name| event.get(name).and_then(Value::as_str);
+    match (word("event")?, word("state")) {
+        ("listening", _) => Some(Phase::Joining),
+        ("state", Some("joining")) => Some(Phase::Joining),
+        ("state", Some("confirming")) => Some(Phase::Confirming),
+        ("state", Some("keyed")) => Some(Phase::Keyed),
+        ("state", Some("ready")) => Some(Phase::Ready),
+        ("state", Some("closing")) => Some(Phase::Closing),
+        ("program", Some("connected")) => Some(Phase::Running),
+        ("finished", _) => Some(Phase::Closing),
+        _ => None,
+    }
+}
+
+fn lock(lines: &Lines) -> MutexGuard<'_, Vec<Line>> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads a stream to its end in a thread of its own.
+fn collect(stream: Option<impl Read + Send + 'static>, mut log: File) -> Lines {
+    let lines = Lines::default();
+    let kept = Arc::clone(&lines);
+    let Some(stream) = stream else { return lines };
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stream);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
+            let _ = log.write_all(&bytes);
+            let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            let event = text
+                .starts_with('{')
+                .then(|| serde_json::from_str(&text).ok());
+            let line = Line {
+                at: Instant::now(),
+                event: event.flatten(),
+                text,
+            };
+            let mut kept = lock(&kept);
+            if kept.len() < MAX_LINES {
+                kept.push(line);
+            }
+            drop(kept);
+            bytes.clear();
+        }
+    });
+    lines
+}

@@ -1,0 +1,306 @@
+//! The processes of a scenario: relays and parties, each on its host with a home folder of its own.
+
+use super::{Relay, SessionPlan, process::Process};
+use crate::{Context as _, Lab, Outcome, Trouble};
+use serde_json::Value;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// A program that computes rounds until a file appears.
+const HOLD: &str = include_str!("hold.py");
+/// How long a relay may take to listen.
+const RELAY_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the lab starts.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    /// The binary under test.
+    pub quorate: PathBuf,
+    /// Python with MPyC, if not the one that quorate finds.
+    pub python: Option<PathBuf>,
+}
+
+impl Tools {
+    /// What was asked for, or what lies beside this program and in the cache of the tests.
+    pub fn find(quorate: Option<PathBuf>, python: Option<PathBuf>) -> Outcome<Self> {
+        let beside = env::current_exe()
+            .ok()
+            .and_then(|p| p.parent().map(|f| f.join("quorate")));
+        let quorate = quorate
+            .or(beside.filter(|p| p.is_file()))
+            .ok_or_else(|| {
+                Trouble::new("no `quorate` beside this program: cargo build --workspace --bins, or --quorate PATH")
+            })?;
+        let quorate = fs::canonicalize(&quorate).during(quorate.display())?;
+        Ok(Self {
+            quorate,
+            python: python.or_else(cached_python),
+        })
+    }
+}
+
+/// The environment that the end-to-end tests make once per machine.
+fn cached_python() -> Option<PathBuf> {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
+    let folder = cache.or_else(home)?.join("quorate/e2e/python");
+    let environments = fs::read_dir(folder).ok()?.flatten();
+    let mut pythons = environments.map(|e| e.path().join("bin/python3"));
+    pythons.find(|p| p.is_file())
+}
+
+/// A party's part.
+#[derive(Debug)]
+pub struct Party {
+    /// The name of its host.
+    pub name: String,
+    /// Its DID.
+    pub did: String,
+    /// When it starts, and what runs.
+    pub due: Instant,
+    /// Its process, once it was started.
+    pub process: Option<Process>,
+}
+
+/// A relay that runs.
+#[derive(Debug)]
+pub struct RelayProcess {
+    plan: Relay,
+    /// Its process.
+    pub process: Process,
+    addresses: Vec<String>,
+}
+
+/// A lab with processes in it.
+#[derive(Debug)]
+pub struct Stage {
+    /// The processes end before their networks: fields are dropped in this order.
+    pub parties: Vec<Party>,
+    /// The relays.
+    pub relays: Vec<RelayProcess>,
+    /// The networks.
+    pub lab: Lab,
+    tools: Tools,
+    session: SessionPlan,
+    folder: PathBuf,
+    beside: PathBuf,
+}
+
+impl Stage {
+    /// Relays that listen, parties with a DID, and a signed invitation. `folder` is empty, and
+    /// `beside` is where programs are.
+    pub fn set(
+        lab: Lab,
+        tools: &Tools,
+        relays: &[Relay],
+        session: &SessionPlan,
+        folder: &Path,
+        beside: &Path,
+    ) -> Outcome<Self> {
+        let mut stage = Self {
+            parties: Vec::new(),
+            relays: Vec::new(),
+            lab,
+            tools: tools.clone(),
+            session: session.clone(),
+            folder: folder.to_owned(),
+            beside: beside.to_owned(),
+        };
+        fs::create_dir_all(stage.logs()).during("a folder for logs")?;
+        fs::write(folder.join("hold.py"), HOLD).during("a program")?;
+        for relay in relays {
+            let process = stage.relay(relay)?;
+            stage.relays.push(process);
+        }
+        for name in &session.parties {
+            let shown = stage.ask(name, &["--quiet", "id", "show"])?;
+            stage.parties.push(Party {
+                name: name.clone(),
+                did: shown.trim().to_owned(),
+                due: Instant::now(),
+                process: None,
+            });
+        }
+        stage.invite()?;
+        Ok(stage)
+    }
+
+    /// Where what the processes say is kept.
+    pub fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// The file that ends the program of `hold`.
+    pub fn over(&self) -> PathBuf {
+        self.folder.join("over")
+    }
+
+    fn home(&self, name: &str) -> PathBuf {
+        self.folder.join("homes").join(name)
+    }
+
+    fn quorate(&self, name: &str) -> Command {
+        let mut command = Command::new(&self.tools.quorate);
+        let home = self.home(name);
+        command
+            .arg("--home")
+            .arg(&home)
+            .env_remove("QUORATE_HOME")
+            .env("HOME", &home)
+            .current_dir(&self.folder);
+        command
+    }
+
+    /// Runs a command of one host's person to its end.
+    pub fn ask(&self, name: &str, words: &[&str]) -> Outcome<String> {
+        let host = self.lab.host(name)?;
+        let mut command = self.quorate(name);
+        command.args(words);
+        let output = host.namespace.within(|| command.output())?;
+        let output = output.during(format_args!("quorate {}", words.join(" ")))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(Trouble::new(format!(
+            "{name}: quorate {}: {}\n{}",
+            words.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )))
+    }
+
+    fn relay(&self, plan: &Relay) -> Outcome<RelayProcess> {
+        let host = self.lab.host(&plan.host)?;
+        let mut command = self.quorate(&plan.host);
+        command.args(["--json", "relay", "run"]);
+        for address in &host.addresses {
+            command.args(["--external", &address.to_string()]);
+        }
+        command.args(&plan.arguments);
+        let mut process = Process::start(host, command, &self.logs(), &plan.host)?;
+        let begun = Instant::now();
+        let addresses = loop {
+            let listens = |event: &Value| {
+                let found = event.get("addresses")?.as_array()?;
+                let texts = found.iter().filter_map(Value::as_str).map(str::to_owned);
+                Some(texts.collect::<Vec<_>>())
+            };
+            if let Some((addresses, _)) = process.find(listens) {
+                break addresses;
+            }
+            if process.ended().is_some() || begun.elapsed() > RELAY_PATIENCE {
+                return Err(Trouble::new(format!(
+                    "the relay on {} does not listen:\n{}",
+                    plan.host,
+                    process.last_words(10).join("\n")
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let own: Vec<String> = host.addresses.iter().map(|a| format!("/{a}/")).collect();
+        let outer = |a: &String| own.iter().any(|o| a.contains(o));
+        Ok(RelayProcess {
+            plan: plan.clone(),
+            process,
+            addresses: addresses.into_iter().filter(outer).collect(),
+        })
+    }
+
+    /// The relays' addresses, as arguments.
+    fn told(&self) -> Vec<String> {
+        let relays = self.relays.iter().filter(|r| r.plan.told);
+        let addresses = relays.flat_map(|r| &r.addresses);
+        addresses
+            .flat_map(|a| ["--relay".to_owned(), a.clone()])
+            .collect()
+    }
+
+    fn invitation(&self) -> PathBuf {
+        self.folder.join("session.quorate")
+    }
+
+    fn program(&self) -> String {
+        let beside = self.beside.join(&self.session.program);
+        if self.session.hold {
+            self.folder.join("hold.py").display().to_string()
+        } else if beside.is_file() {
+            beside.display().to_string()
+        } else {
+            self.session.program.clone()
+        }
+    }
+
+    fn invite(&self) -> Outcome<()> {
+        let (first, others) = self
+            .parties
+            .split_first()
+            .ok_or_else(|| Trouble::new("no parties"))?;
+        let with: Vec<_> = others
+            .iter()
+            .map(|p| format!("{}={}", p.name, p.did))
+            .collect();
+        let (program, with) = (self.program(), with.join(","));
+        let file = self.invitation().display().to_string();
+        let told = self.told();
+        let mut words = vec!["--quiet", "invite", &program, "--me", &first.name];
+        words.extend(["--with", &with, "--out", &file]);
+        words.extend(told.iter().chain(&self.session.invite).map(String::as_str));
+        words.push("--");
+        words.extend(self.session.public.iter().map(String::as_str));
+        self.ask(&first.name, &words).map(drop)
+    }
+
+    /// Starts a party, or starts it again.
+    pub fn join(&mut self, index: usize) -> Outcome<()> {
+        let name = self.parties[index].name.clone();
+        let host = self.lab.host(&name)?;
+        let mut command = self.quorate(&name);
+        command
+            .arg("--json")
+            .arg("join")
+            .arg(self.invitation())
+            .arg("--yes");
+        if let Some(python) = &self.tools.python {
+            command.arg("--python").arg(python);
+        }
+        let program = self.program();
+        if Path::new(&program).is_file() {
+            command.args(["--program", &program]);
+        }
+        command.args(self.told()).args(&self.session.join).arg("--");
+        if self.session.hold {
+            command.arg("--until").arg(self.over());
+        }
+        command.args(&self.session.private);
+        let process = Process::start(host, command, &self.logs(), &name)?;
+        self.parties[index].process = Some(process);
+        Ok(())
+    }
+
+    /// What runs on a host: a party's process or a relay's.
+    pub fn process(&mut self, host: &str) -> Outcome<&mut Process> {
+        let parties = self.parties.iter_mut().filter(|p| p.name == host);
+        let relays = self.relays.iter_mut().filter(|r| r.plan.host == host);
+        parties
+            .filter_map(|p| p.process.as_mut())
+            .chain(relays.map(|r| &mut r.process))
+            .next()
+            .ok_or_else(|| Trouble::new(format!("nothing runs on {host}")))
+    }
+
+    /// Starts again what ran on a host.
+    pub fn restart(&mut self, host: &str) -> Outcome<()> {
+        if let Some(index) = self.parties.iter().position(|p| p.name == host) {
+            return self.join(index);
+        }
+        let index = self.relays.iter().position(|r| r.plan.host == host);
+        let index = index.ok_or_else(|| Trouble::new(format!("nothing ran on {host}")))?;
+        self.relays[index].process.kill();
+        self.relays[index] = self.relay(&self.relays[index].plan.clone())?;
+        Ok(())
+    }
+}
