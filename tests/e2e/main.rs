@@ -19,6 +19,7 @@ mod guides;
 mod identity;
 mod insider;
 mod json;
+mod lab;
 mod lan;
 mod life;
 mod pty;

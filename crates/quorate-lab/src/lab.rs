@@ -518,6 +518,10 @@ fn build_site(
         let interface = format!("h{index}");
         builder.line(gateway, &interface, at, "eth0");
         builder.ip(gateway, format!("link set {interface} master lan up"));
+        if site.ipv6_off {
+            let off = ("ipv6/conf/all/disable_ipv6", "1");
+            builder.drafts[at].sysctl.push(off);
+        }
         let own = u8::try_from(index + 2).during("the number of a host")?;
         let mut addresses = Vec::new();
         if v4 {

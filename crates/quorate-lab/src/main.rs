@@ -48,6 +48,14 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Builds a scenario's lab and its relays, says how to enter each host, one JSON object a line,
+    /// and holds everything until standard input ends.
+    Up {
+        /// The scenario; its session is not run.
+        file: PathBuf,
+        #[command(flatten)]
+        running: Running,
+    },
     /// Plays scenarios, one after the other.
     Run {
         /// Their files.
@@ -112,6 +120,7 @@ fn main() -> ExitCode {
             runs,
             seed,
         } => probe(delay_ms, runs, seed),
+        Command::Up { file, running } => up(&file, &running),
         Command::Run { files, running } => run(&files, &running),
         Command::Matrix {
             runs,
@@ -217,6 +226,32 @@ fn run(files: &[PathBuf], running: &Running) -> Outcome<bool> {
     Ok(all_good)
 }
 
+fn up(file: &Path, running: &Running) -> Outcome<bool> {
+    let tools = Tools::find(running.quorate.clone(), running.python.clone())?;
+    let folder = sandbox::folder()?;
+    let mut scenario = Scenario::read(file)?;
+    scenario.session.parties.clear();
+    let lab = Lab::build(scenario.lab, None)?;
+    let stage = Stage::set(
+        lab,
+        &tools,
+        &scenario.relays,
+        &scenario.session,
+        &folder,
+        &folder,
+    )?;
+    for host in stage.lab.hosts() {
+        let words = sandbox::way_in(host.namespace.descriptor());
+        let relay = stage.relay_addresses(&host.name);
+        println!(
+            "{}",
+            serde_json::json!({"host": host.name, "enter": words.join(" "), "relay": relay})
+        );
+    }
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    Ok(true)
+}
+
 fn every_pair(scenarios: &[Scenario], running: &Running) -> Outcome<bool> {
     let tools = Tools::find(running.quorate.clone(), running.python.clone())?;
     let folder = sandbox::folder()?;
@@ -277,14 +312,10 @@ fn say(verdict: &Verdict, folder: &Path, out: &Path) -> Outcome<bool> {
 
 /// Says how to enter the hosts, and waits for Enter or the end of standard input.
 fn stay(stage: &Stage, folder: &Path) {
-    let outside = sandbox::outside().unwrap_or_default();
     println!("\nThe lab stays. A shell on a host, from another terminal of this user:");
     for host in stage.lab.hosts() {
-        println!(
-            "  {:12} sudo nsenter -t $(pgrep -P {outside}) --user --mount --pid --net=/proc/$(pgrep -P {outside})/fd/{} --preserve-credentials",
-            host.name,
-            host.namespace.descriptor()
-        );
+        let words = sandbox::way_in(host.namespace.descriptor());
+        println!("  {:12} {}", host.name, words.join(" "));
     }
     println!("Files are in {}. Enter ends the lab.", folder.display());
     let _ = std::io::stdin().read(&mut [0]);

@@ -48,6 +48,7 @@ pub fn scenario(kinds: &[Nat], twice: bool, groups: bool, delay_ms: f64, seed: u
             arguments: vec!["--listen".into(), "443".into()],
             told: true,
         }],
+        asks: Vec::new(),
         session: SessionPlan {
             parties,
             program: String::new(),
@@ -57,6 +58,7 @@ pub fn scenario(kinds: &[Nat], twice: bool, groups: bool, delay_ms: f64, seed: u
             settle_seconds: 1.0,
             invite: Vec::new(),
             join: Vec::new(),
+            unprivileged: false,
             late: BTreeMap::new(),
         },
         faults: Vec::new(),

@@ -53,6 +53,9 @@ pub struct Site {
     /// Whether it has IPv6 besides IPv4: no NAT, and a stateful firewall unless it is open.
     #[serde(default)]
     pub ipv6: bool,
+    /// Whether its hosts have no IPv6 at all, not even inside.
+    #[serde(default)]
+    pub ipv6_off: bool,
     /// MTU of its line.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
@@ -157,6 +160,7 @@ impl Site {
             hosts: Vec::new(),
             behind: None,
             ipv6: false,
+            ipv6_off: false,
             mtu: DEFAULT_MTU,
         }
     }

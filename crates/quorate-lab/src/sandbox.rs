@@ -23,6 +23,8 @@ use std::{
 
 /// Tells the process inside who the one outside is.
 const OUTSIDE: &str = "QUORATE_LAB_OUTSIDE";
+/// Tells it that its user namespace is one of its own.
+const OWN_USERS: &str = "QUORATE_LAB_OWN_USERS";
 /// Folders that are usually empty: one of them becomes the lab's own.
 const PLACES: &[&str] = &["/mnt", "/media", "/srv", "/opt"];
 
@@ -53,6 +55,19 @@ pub fn outside() -> Option<String> {
     env::var(OUTSIDE).ok()
 }
 
+/// The words that bring a command of the same user from outside into a network of this lab, which
+/// is held by this descriptor. `$(…)` in them is for a shell: what number the first process inside
+/// has outside cannot be known inside.
+pub fn way_in(descriptor: i32) -> Vec<String> {
+    let first = format!("$(pgrep -P {})", outside().unwrap_or_default());
+    let mut words = vec!["nsenter".to_owned(), "-t".into(), first.clone()];
+    if env::var_os(OWN_USERS).is_some() {
+        words.extend(["-U".into(), "--preserve-credentials".into()]);
+    }
+    words.push(format!("--net=/proc/{first}/fd/{descriptor}"));
+    words
+}
+
 /// Goes inside by starting this program again with the same arguments; returns only inside, or with
 /// the reason why it cannot.
 pub fn enter() -> Outcome<()> {
@@ -72,6 +87,9 @@ pub fn enter() -> Outcome<()> {
         .arg(program)
         .args(env::args_os().skip(1))
         .env(OUTSIDE, std::process::id().to_string());
+    if !is_root() {
+        command.env(OWN_USERS, "1");
+    }
     let error = command.exec();
     Err(Trouble::new(format!("unshare: {error}")))
 }

@@ -134,3 +134,16 @@ fn kill_9_leaves_nothing() {
     }
     assert_eq!((mounts(), interfaces()), before);
 }
+
+#[test]
+fn every_scenario_of_the_tests_is_understood() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/lab");
+    let files = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
+    let scenarios: Vec<_> = files
+        .filter(|f| f.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    assert!(scenarios.len() > 10, "{scenarios:?}");
+    for file in scenarios {
+        quorate_lab::scenario::Scenario::read(&file).unwrap();
+    }
+}

@@ -41,7 +41,11 @@ pub struct Scenario {
     /// Who carries what cannot be direct.
     #[serde(default, rename = "relay")]
     pub relays: Vec<Relay>,
+    /// Commands that are run to their end before the session begins.
+    #[serde(default, rename = "ask")]
+    pub asks: Vec<Ask>,
     /// Who computes what.
+    #[serde(default)]
     pub session: SessionPlan,
     /// What goes wrong, in this order.
     #[serde(default, rename = "fault")]
@@ -65,11 +69,28 @@ pub struct Relay {
     pub told: bool,
 }
 
-/// A session.
+/// A command that ends by itself.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// Where.
+    pub host: String,
+    /// What follows `quorate`; `{relay WORD}` is the first relay's address with this word in it.
+    pub words: Vec<String>,
+    /// Its exit code.
+    #[serde(default)]
+    pub exit: i32,
+    /// What it says, on either stream.
+    #[serde(default)]
+    pub says: Vec<String>,
+}
+
+/// A session; none without parties.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionPlan {
     /// Hosts; the first signs the invitation.
+    #[serde(default)]
     pub parties: Vec<String>,
     /// A program carried in quorate, or a file beside the scenario. Ignored with `hold`.
     #[serde(default)]
@@ -92,6 +113,9 @@ pub struct SessionPlan {
     /// More arguments of `quorate join`.
     #[serde(default)]
     pub join: Vec<String>,
+    /// Whether parties run without any capability.
+    #[serde(default)]
+    pub unprivileged: bool,
     /// Seconds after the others that a party starts.
     #[serde(default)]
     pub late: BTreeMap<String, f64>,
@@ -234,6 +258,8 @@ pub struct Expect {
     pub output: Option<String>,
     /// Whether each pair is at last as the oracle says.
     pub oracle: bool,
+    /// Whether `status --json` of all parties says the same of each pair.
+    pub agreed: bool,
     /// Pairs of hosts, and how the word for their path begins: `"noord sud" = "direct"`.
     pub paths: BTreeMap<String, String>,
     /// What must not be seen on any line, besides names, titles and DIDs.
@@ -263,6 +289,7 @@ impl Default for Expect {
             pause_seconds: 0.0,
             output: None,
             oracle: false,
+            agreed: false,
             paths: BTreeMap::new(),
             hidden: Vec::new(),
         }
@@ -308,10 +335,14 @@ impl Scenario {
                 return unknown(host);
             }
         }
-        if !(2..=32).contains(&self.session.parties.len()) {
+        if let Some(ask) = self.asks.iter().find(|a| !hosts.contains(&a.host)) {
+            return unknown(&ask.host);
+        }
+        let parties = self.session.parties.len();
+        if parties == 1 || parties > 32 {
             return Err(Trouble::new("a session here has 2 to 32 parties"));
         }
-        if !self.session.hold && self.session.program.is_empty() {
+        if parties > 0 && !self.session.hold && self.session.program.is_empty() {
             return Err(Trouble::new("the session has neither a program nor `hold`"));
         }
         for pair in self.expect.paths.keys() {

@@ -7,7 +7,9 @@ use super::{
 };
 use crate::{Context as _, Lab, Outcome, nat::Reach};
 use rustix::process::Signal;
+use serde_json::Value;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     fs,
     path::Path,
@@ -105,10 +107,15 @@ pub fn play(
         last_fault: None,
         verdict: Verdict::default(),
     };
+    for ask in &scenario.asks {
+        let wrong = play.stage.ask_as_planned(ask)?;
+        play.verdict.wrong.extend(wrong);
+        play.tell(&format!("{}: quorate {}", ask.host, ask.words.join(" ")));
+    }
     play.start()?;
     for fault in &scenario.faults {
         play.await_phase(fault.after, fault.seconds)?;
-        play.tell(format!("{:?}", fault.does));
+        play.tell(&format!("{:?}", fault.does));
         play.does(&fault.does)?;
         play.last_fault = Some(Instant::now());
     }
@@ -121,7 +128,7 @@ pub fn play(
 }
 
 impl Play<'_> {
-    fn tell(&mut self, what: String) {
+    fn tell(&mut self, what: &str) {
         let at = self.begun.elapsed().as_secs_f64();
         self.verdict.told.push(format!("{at:7.2} s  {what}"));
     }
@@ -224,6 +231,10 @@ impl Play<'_> {
                 self.await_paths()?;
             }
             self.note_pairs();
+            if expect.agreed {
+                let wrong = self.disagreements()?;
+                self.verdict.wrong.extend(wrong);
+            }
             fs::write(self.stage.over(), "").during("ending the program")?;
         }
         while !self.all(|p| p.ended().is_some()) && !self.over() {
@@ -255,8 +266,7 @@ impl Play<'_> {
         while Instant::now() < until && !self.all(|p| p.ended().is_some()) {
             self.note_pairs();
             if self.wrong_paths().is_empty() {
-                let shown = "every pair is as expected".to_owned();
-                self.tell(shown);
+                self.tell("every pair is as expected");
                 break;
             }
             self.sleep()?;
@@ -286,6 +296,27 @@ impl Play<'_> {
             }
         }
         self.verdict.pairs = pairs;
+    }
+
+    /// Pairs of which the two ends show different words in `status --json`.
+    fn disagreements(&self) -> Outcome<Vec<String>> {
+        let mut said: BTreeMap<(u64, u64), BTreeSet<String>> = BTreeMap::new();
+        for party in &self.stage.parties {
+            for link in self.stage.links(&party.name)? {
+                let end = |name| link.get(name).and_then(Value::as_u64).unwrap_or(u64::MAX);
+                let path = link.get("path").and_then(Value::as_str).unwrap_or_default();
+                let via = link.get("via").and_then(Value::as_str).unwrap_or_default();
+                let words = said.entry((end("a"), end("b"))).or_default();
+                words.insert(format!("{path} {via}"));
+            }
+        }
+        let differ = said.iter().filter(|(_, words)| words.len() > 1);
+        let differ = differ.map(|((a, b), words)| format!("status of {a}–{b} differs: {words:?}"));
+        let m = self.stage.parties.len();
+        let expected = m * (m - 1) / 2;
+        let missing = (said.len() != expected)
+            .then(|| format!("status shows {} pairs of {expected}", said.len()));
+        Ok(differ.chain(missing).collect())
     }
 
     fn wrong_paths(&self) -> Vec<String> {
@@ -380,7 +411,9 @@ impl Play<'_> {
         wrong.extend(self.seen_on_lines(capture));
         self.verdict.wrong.extend(wrong);
         let states: Vec<String> = self.stage.parties.iter().map(said).collect();
-        states.into_iter().for_each(|s| self.tell(s));
+        for state in &states {
+            self.tell(state);
+        }
     }
 
     /// What ought to be hidden and is in the capture.

@@ -113,19 +113,17 @@ impl Process {
     /// The first event, on either stream, that `wanted` gives something for.
     pub fn find<T>(&self, wanted: impl Fn(&Value) -> Option<T>) -> Option<(T, Instant)> {
         [&self.stderr, &self.stdout].into_iter().find_map(|stream| {
-            let lines = lock(stream);
-            let found = lines.iter().find_map(|l| {
+            lock(stream).iter().find_map(|l| {
                 let value = wanted(l.event.as_ref()?)?;
                 Some((value, l.at))
-            });
-            found
+            })
         })
     }
 
     /// When it was first at least this far.
     pub fn reached(&self, phase: Phase) -> Option<Instant> {
         let found = self.find(|event| (phase_of(event)? >= phase).then_some(()));
-        found.map(|(_, at)| at)
+        found.map(|((), at)| at)
     }
 
     /// The word for the path to each other party, and the reason, as last said.
@@ -178,14 +176,12 @@ impl Drop for Process {
 fn phase_of(event: &Value) -> Option<Phase> {
     let word = |name| event.get(name).and_then(Value::as_str);
     match (word("event")?, word("state")) {
-        ("listening", _) => Some(Phase::Joining),
-        ("state", Some("joining")) => Some(Phase::Joining),
+        ("listening", _) | ("state", Some("joining")) => Some(Phase::Joining),
         ("state", Some("confirming")) => Some(Phase::Confirming),
         ("state", Some("keyed")) => Some(Phase::Keyed),
         ("state", Some("ready")) => Some(Phase::Ready),
-        ("state", Some("closing")) => Some(Phase::Closing),
         ("program", Some("connected")) => Some(Phase::Running),
-        ("finished", _) => Some(Phase::Closing),
+        ("state", Some("closing")) | ("finished", _) => Some(Phase::Closing),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! The processes of a scenario: relays and parties, each on its host with a home folder of its own.
 
-use super::{Relay, SessionPlan, process::Process};
+use super::{Ask, Relay, SessionPlan, process::Process};
 use crate::{Context as _, Lab, Outcome, Trouble};
 use serde_json::Value;
 use std::{
@@ -43,6 +43,24 @@ impl Tools {
     }
 }
 
+/// The same command without a capability, and without a way to get one.
+fn without_capabilities(command: &Command) -> Command {
+    let mut less = Command::new("setpriv");
+    less.args(["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => less.env(name, value),
+            None => less.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        less.current_dir(folder);
+    }
+    less
+}
+
 /// The environment that the end-to-end tests make once per machine.
 fn cached_python() -> Option<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
@@ -51,6 +69,18 @@ fn cached_python() -> Option<PathBuf> {
     let environments = fs::read_dir(folder).ok()?.flatten();
     let mut pythons = environments.map(|e| e.path().join("bin/python3"));
     pythons.find(|p| p.is_file())
+}
+
+/// All links in a report, however it is nested.
+fn links_in(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Object(members) => match members.get("links").and_then(Value::as_array) {
+            Some(links) => links.clone(),
+            None => members.values().flat_map(links_in).collect(),
+        },
+        Value::Array(items) => items.iter().flat_map(links_in).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// A party's part.
@@ -125,7 +155,9 @@ impl Stage {
                 process: None,
             });
         }
-        stage.invite()?;
+        if !stage.parties.is_empty() {
+            stage.invite()?;
+        }
         Ok(stage)
     }
 
@@ -173,6 +205,46 @@ impl Stage {
         )))
     }
 
+    /// The links of each party as `status --json` shows them, by positions.
+    pub fn links(&self, name: &str) -> Outcome<Vec<Value>> {
+        let text = self.ask(name, &["--json", "status"])?;
+        let value: Value = serde_json::from_str(&text).during(format_args!("{name}: status"))?;
+        Ok(links_in(&value))
+    }
+
+    /// Runs a command and says what is not as expected.
+    pub fn ask_as_planned(&self, ask: &Ask) -> Outcome<Vec<String>> {
+        let host = self.lab.host(&ask.host)?;
+        let mut command = self.quorate(&ask.host);
+        for word in &ask.words {
+            command.arg(self.filled(word)?);
+        }
+        let shown = format!("{}: quorate {}", ask.host, ask.words.join(" "));
+        let output = host.namespace.within(|| command.output())?.during(&shown)?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let mut wrong = Vec::new();
+        if output.status.code() != Some(ask.exit) {
+            wrong.push(format!("{shown}: {}\n{said}", output.status));
+        }
+        let unsaid = ask.says.iter().filter(|s| !said.contains(*s));
+        wrong.extend(unsaid.map(|s| format!("{shown}: says no `{s}`:\n{said}")));
+        Ok(wrong)
+    }
+
+    /// `{relay WORD}` becomes an address.
+    fn filled(&self, word: &str) -> Outcome<String> {
+        let Some(wanted) = word
+            .strip_prefix("{relay ")
+            .and_then(|w| w.strip_suffix('}'))
+        else {
+            return Ok(word.to_owned());
+        };
+        let mut addresses = self.relays.iter().flat_map(|r| &r.addresses);
+        let found = addresses.find(|a| a.contains(wanted)).cloned();
+        found.ok_or_else(|| Trouble::new(format!("no relay has an address with `{wanted}`")))
+    }
+
     fn relay(&self, plan: &Relay) -> Outcome<RelayProcess> {
         let host = self.lab.host(&plan.host)?;
         let mut command = self.quorate(&plan.host);
@@ -208,6 +280,12 @@ impl Stage {
             process,
             addresses: addresses.into_iter().filter(outer).collect(),
         })
+    }
+
+    /// The addresses of the relay on a host.
+    pub fn relay_addresses(&self, host: &str) -> &[String] {
+        let relay = self.relays.iter().find(|r| r.plan.host == host);
+        relay.map_or(&[], |r| &r.addresses)
     }
 
     /// The relays' addresses, as arguments.
@@ -259,6 +337,9 @@ impl Stage {
         let name = self.parties[index].name.clone();
         let host = self.lab.host(&name)?;
         let mut command = self.quorate(&name);
+        if self.session.unprivileged {
+            command = without_capabilities(&command);
+        }
         command
             .arg("--json")
             .arg("join")
