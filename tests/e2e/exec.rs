@@ -55,6 +55,65 @@ fn three_programs_exchange_numbers_by_tcp_and_nothing_is_left() {
 }
 
 #[test]
+fn again_starts_the_executable_again_with_its_words_and_finds_it_where_it_was() {
+    let world = World::three();
+    let numbers = ["5", "70", "600"];
+    for index in 0..3 {
+        std::fs::write(world.path(&format!("number-{index}")), numbers[index]).unwrap();
+        for other in (0..3).filter(|other| *other != index) {
+            let mut add = world.quorate(index);
+            add.args(["contacts", "add", &world.names[other], &world.dids[other]]);
+            output(add).assert_done();
+        }
+    }
+    let local = |index: usize, words: &[&str]| {
+        let mut command = world.quorate(index);
+        command.args(words).args(["--local", "--yes"]);
+        command
+    };
+    let mut invite = local(0, &["invite", "--engine", "exec", "--with", "bo,cleo"]);
+    invite.args(["--me", "alba", "--name", "numbers", "--private-args"]);
+    invite.arg(world.path("number-0")).arg("--");
+    invite.arg(program("exchange.py")).args(WORDS);
+    let mut parties = vec![Running::start(invite)];
+    for index in 1..3 {
+        let mut join = local(index, &["join"]);
+        join.arg("--program").arg(program("exchange.py"));
+        join.args(["--", numbers[index]]);
+        parties.push(Running::start(join));
+    }
+    let totals = |parties: Vec<Running>, total: &str| {
+        for party in parties {
+            let ended = party.end();
+            ended.assert_done();
+            assert!(
+                ended.stdout.contains(total),
+                "{}{}",
+                ended.stdout,
+                ended.stderr
+            );
+        }
+    };
+    totals(parties, "total 675");
+    // Neither program nor words are given again; private input is, by whoever typed it.
+    let mut parties = vec![Running::start(local(0, &["again"]))];
+    for (index, number) in [(1, "71"), (2, "601")] {
+        let mut join = local(index, &["join"]);
+        join.args(["--", number]);
+        parties.push(Running::start(join));
+    }
+    totals(parties, "total 677");
+    let mut list = world.quorate(1);
+    list.args(["again", "--list"]);
+    let listed = output(list).stdout;
+    assert!(
+        listed.contains("numbers ") && listed.contains("numbers-2 "),
+        "{listed}"
+    );
+    world.assert_clean();
+}
+
+#[test]
 fn a_program_that_cannot_be_started_or_fails_ends_all_by_name() {
     let world = World::three();
     let (file, invited) = invite(&world, &WORDS);

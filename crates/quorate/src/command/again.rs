@@ -58,7 +58,7 @@ async fn come_back(user: &User<'_>, killed: Invited, part: PartArgs) -> Result<E
     let whose = called(user, &killed.invitation.issuer)?;
     user.show([came_back(&killed, &whose)]);
     let mut options = Options::new(&user.home, part, Vec::new())?;
-    returning::complete(user, &killed.invitation, &mut options)?;
+    returning::complete(user, &killed, &mut options)?;
     take_part(user, killed, options, Consent::Ask).await
 }
 

@@ -48,7 +48,7 @@ pub fn run(global: &Global, args: JoinArgs) -> Result<ExitCode, Failure> {
                 Box::pin(apply(&user, ticket, &mut options, name)).await?
             }
         };
-        returning::complete(&user, &invited.invitation, &mut options)?;
+        returning::complete(&user, &invited, &mut options)?;
         if args.hold {
             return Box::pin(take_part_and_hold(&user, invited, options, consent)).await;
         }

@@ -10,7 +10,7 @@
 //! Security. Requires: the folders are private to this user. Provides: what is read back is verified as if it had just come;
 //! private arguments that were typed are in no file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use quorate_identity::{Digest, Verified};
 use quorate_node::{
@@ -114,28 +114,29 @@ fn invited(text: &str) -> Option<Invited> {
     (invited.invitation.subject.time.end_by > now()).then_some(invited)
 }
 
-/// Adds to `options` what this user decided when they took part before: where the program is, and the file of the private
-/// arguments.
-pub fn complete(
-    user: &User<'_>,
-    invitation: &Verified<Invitation>,
-    options: &mut Options,
-) -> Result<(), Failure> {
+/// Adds to `options` what this user decided when they took part before: where the program is, and, in the same session, the
+/// file of the private arguments.
+pub fn complete(user: &User<'_>, invited: &Invited, options: &mut Options) -> Result<(), Failure> {
+    let invitation = &invited.invitation;
     let digest = invitation.digest();
-    let mut known = SessionMemory::all(&user.home)?.into_iter();
-    let Some(memory) = known.find(|m| m.digest == digest) else {
-        return Ok(());
-    };
-    let program = Path::new(&memory.program);
-    if options.program.is_none() && options.program_path.is_none() && program.is_absolute() {
-        options.program_path = Some(program.to_owned());
+    let known = SessionMemory::all(&user.home)?;
+    let of = |digest: Option<Digest>| known.iter().find(|m| Some(m.digest) == digest);
+    let (own, before) = (of(Some(digest)), of(invitation.subject.supersedes));
+    let entry = invitation.subject.program.entry.as_str();
+    let path = own
+        .or(before)
+        .and_then(|memory| program_of(memory, entry))
+        .filter(|_| invited.bundle.program.is_none());
+    if options.program.is_none() && options.program_path.is_none() {
+        options.program_path = path;
     }
+    let Some(own) = own else { return Ok(()) };
     if !options.private_args.is_empty() || options.private_args_file.is_some() {
         return Ok(());
     }
-    if let Some(file) = memory.private_args {
-        options.private_args = read_text(&file)?.lines().map(str::to_owned).collect();
-        options.private_args_file = Some(file);
+    if let Some(file) = &own.private_args {
+        options.private_args = read_text(file)?.lines().map(str::to_owned).collect();
+        options.private_args_file = Some(file.clone());
     } else if Inbox::taken(&user.home).find(&digest)?.is_some() {
         user.show([text::row(
             "note",
@@ -143,4 +144,11 @@ pub fn complete(
         )]);
     }
     Ok(())
+}
+
+/// Where the program with this entry is on this machine. Whether it is the one that was agreed is looked at as always.
+fn program_of(memory: &SessionMemory, entry: &str) -> Option<PathBuf> {
+    let path = Path::new(&memory.program);
+    let holds = path.file_name().is_some_and(|name| name == entry) || path.join(entry).is_file();
+    (path.is_absolute() && holds).then(|| path.to_owned())
 }
