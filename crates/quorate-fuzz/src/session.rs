@@ -449,6 +449,7 @@ impl Hall {
             Event::State(_)
             | Event::Party { .. }
             | Event::Signal { .. }
+            | Event::Peers { .. }
             | Event::Refused { .. }
             | Event::Evidence { .. } => {}
         }

@@ -278,7 +278,7 @@ async fn a_lane_over_a_circuit_carries_datagrams_and_names_its_relay() {
 }
 
 #[tokio::test]
-async fn f21_another_relay_carries_within_ten_seconds_when_one_dies() {
+async fn f13_another_relay_carries_within_ten_seconds_when_one_dies() {
     let (first, one) = relay("one").await;
     let (second, two) = relay("two").await;
     let (a, b) = two_over(&[&one, &two]).await;
@@ -301,7 +301,7 @@ async fn f21_another_relay_carries_within_ten_seconds_when_one_dies() {
 }
 
 #[tokio::test]
-async fn f21_another_relay_carries_within_ten_seconds_when_one_falls_silent() {
+async fn f13_another_relay_carries_within_ten_seconds_when_one_falls_silent() {
     let (_first, one) = relay("one").await;
     let (_second, two) = relay("two").await;
     let (ice_one, ice_two) = (Freezer::before(&one).await, Freezer::before(&two).await);

@@ -47,7 +47,7 @@ pub use canceller::{CancelEvent, CancelSetup, Canceller};
 pub use checks::check_controllers;
 pub use contact::{Closing, Contact};
 pub use keys::Psk;
-pub use link::{Frame, LinkId, LinkKind, hello_tag};
+pub use link::{Frame, LinkId, LinkKind, PeerAt, hello_tag};
 pub use manifest::{ContentDigest, ManifestEntry, check_path, manifest_digest};
 pub use message::{
     Apply, Call, CallDraft, CallSubject, Card, Fingerprint, Invitation, InvitationDraft,

@@ -10,6 +10,14 @@ use std::time::Duration;
 
 // --- Invitation -----------------------------------------------------------------------------------------------------
 
+/// Addresses of one peer in a `peers` frame.
+pub const MAX_PEER_ADDRESSES: usize = 12;
+/// Parties tell each other again where they are after this time at the earliest.
+pub const PEERS_INTERVAL: Duration = Duration::from_secs(1);
+/// Time in which news of where parties are is collected.
+pub const PEERS_DELAY: Duration = Duration::from_millis(100);
+/// A `peers` frame that comes sooner than this after the one before is left out.
+pub const PEERS_HEARD_INTERVAL: Duration = Duration::from_millis(200);
 /// Parties one invitation may list.
 pub const MAX_PARTIES: usize = 64;
 /// Fewest parties of a multiparty computation.

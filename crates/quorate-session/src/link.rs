@@ -7,7 +7,7 @@
 //!   proof{sid, inv, auth}                                  only after a right tag; auth is a signed hello statement
 //!     not listed ─► refused E_NOT_MEMBER, closed          other inv under one sid ─► invitation{jws}
 //!   invitation{jws}                                        signed by our organizer ─► E_SPLIT, both kept as evidence
-//!   proven: have, want, statements, signal
+//!   proven: have, want, statements, signal, peers
 //! tunnel link: proven by WireGuard: ready, ping, pong, have, want, statements
 //! ```
 //!
@@ -20,11 +20,12 @@
 use crate::{
     bundle::RendezvousSecret,
     limits::{
-        FRAME_BURST, FRAMES_PER_SECOND, HANDSHAKE_TIMEOUT, MAX_DIGESTS, MAX_FRAME_BYTES,
-        MAX_SIGNAL_BYTES, MAX_STALE, MAX_STATEMENTS, MAX_STRIKES, MAX_UNPROVEN_FRAME_BYTES,
-        MAX_UNPROVEN_FRAMES, MAX_UNTAGGED_FRAMES,
+        FRAME_BURST, FRAMES_PER_SECOND, HANDSHAKE_TIMEOUT, MAX_ADDRESS_BYTES, MAX_DIGESTS,
+        MAX_FRAME_BYTES, MAX_PARTIES, MAX_PEER_ADDRESSES, MAX_SIGNAL_BYTES, MAX_STALE,
+        MAX_STATEMENTS, MAX_STRIKES, MAX_UNPROVEN_FRAME_BYTES, MAX_UNPROVEN_FRAMES,
+        MAX_UNTAGGED_FRAMES,
     },
-    message::Pid,
+    message::{Pid, is_unprintable},
     peer_id::PeerId,
 };
 use hmac::{Hmac, Mac};
@@ -103,6 +104,13 @@ pub enum Frame {
         /// Opaque, base64url.
         data: String,
     },
+    /// Where the sender and its neighbours can be reached.
+    Peers {
+        /// Addresses of the sender, multiaddr text.
+        own: Vec<String>,
+        /// Parties that it has proven links with, at the addresses they gave themselves.
+        others: Vec<PeerAt>,
+    },
     /// Are you there?
     Ping {
         /// Echoed.
@@ -113,6 +121,16 @@ pub enum Frame {
         /// From the ping.
         n: u64,
     },
+}
+
+/// Where a peer can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerAt {
+    /// Who.
+    pub peer: PeerId,
+    /// Multiaddr text.
+    pub addresses: Vec<String>,
 }
 
 impl Frame {
@@ -147,6 +165,13 @@ impl Frame {
     }
 
     fn check(&self) -> Result<(), Rejection> {
+        if let Self::Peers { own, others } = self {
+            let mut all = own.iter().chain(others.iter().flat_map(|at| &at.addresses));
+            if all.any(|address| address.chars().any(is_unprintable)) {
+                let text = "not a frame: an address has control or direction characters";
+                return Err(Rejection::new(Code::Format, "S5", text));
+            }
+        }
         let fits = match self {
             Self::Have { digests } | Self::Want { digests } => digests.len() <= MAX_DIGESTS,
             Self::Statements { jws } => {
@@ -156,6 +181,15 @@ impl Frame {
             Self::Signal { data, .. } => data.len() <= MAX_SIGNAL_BYTES.div_ceil(3) * 4,
             Self::Invitation { jws } => jws.len() <= MAX_STATEMENT_BYTES,
             Self::Proof { auth, .. } => auth.len() <= MAX_STATEMENT_BYTES,
+            Self::Peers { own, others } => {
+                let fits = |addresses: &[String]| {
+                    addresses.len() <= MAX_PEER_ADDRESSES
+                        && addresses.iter().all(|a| a.len() <= MAX_ADDRESS_BYTES)
+                };
+                fits(own)
+                    && others.len() <= MAX_PARTIES
+                    && others.iter().all(|at| fits(&at.addresses))
+            }
             Self::Hello { .. } | Self::Ping { .. } | Self::Pong { .. } => true,
         };
         if fits {

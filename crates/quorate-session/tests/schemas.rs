@@ -191,6 +191,10 @@ fn transcript() -> Vec<Frame> {
     good.seats[0]
         .session
         .signal(Pid(1), b"candidate".to_vec(), now);
+    for seat in &mut good.seats[..2] {
+        let address = "/ip4/192.0.2.7/tcp/4001".to_owned();
+        seat.session.set_addresses(vec![address], now);
+    }
     good.pass(Duration::from_secs(4));
     (0..3).for_each(|index| good.exit(index, 0));
     good.pass(Duration::from_secs(2));
@@ -358,7 +362,7 @@ fn examples_fit_their_schemas_and_can_be_read() {
         }
         names.insert(name);
     }
-    assert_eq!(kinds.len(), 9, "{kinds:?}");
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
     assert!(
         WIRE.iter().chain(REPORTS).all(|n| names.contains(*n)),
         "{names:?}"

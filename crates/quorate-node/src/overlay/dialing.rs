@@ -252,6 +252,12 @@ impl Dialing {
         self.reached(peer) == Reached::Directly
     }
 
+    /// Whether this address of `peer` is in the table.
+    pub fn knows(&self, peer: &PeerId, endpoint: &Endpoint) -> bool {
+        let mut targets = self.hints.iter().chain(self.peers.get(peer));
+        targets.any(|t| t.peer == Some(*peer) && t.endpoints.contains(endpoint))
+    }
+
     /// Circuits that lead to `peer`, as hinted or learnt.
     pub fn circuits_to(&self, peer: PeerId) -> impl Iterator<Item = &Endpoint> {
         let targets = self.hints.iter().chain(self.peers.values());

@@ -229,6 +229,7 @@ enum Command {
     CloseLink(u64),
     ExpectLinks(usize),
     Lanes(lanes::Order),
+    Learn(String, Vec<String>),
     Stop,
 }
 
@@ -310,6 +311,13 @@ impl Overlay {
     /// [`OverlayEvent::Note`].
     pub fn dial(&self, multiaddr: String) {
         self.command(Command::Dial(multiaddr));
+    }
+
+    /// Somebody who is allowed to says that `peer` can be reached there. What is plausible is dialled until there is a
+    /// direct connection, and forgotten after failures. Addresses of this machine are plausible under
+    /// [`Scope::Local`] only. New addresses are taken at a bounded rate.
+    pub fn learn(&self, peer: String, addresses: Vec<String>) {
+        self.command(Command::Learn(peer, addresses));
     }
 
     /// How many links make the beacon fall silent; without this call it never does.

@@ -3,7 +3,7 @@
 use crate::RendezvousSecret;
 use crate::{
     keys::Psk,
-    link::LinkId,
+    link::{LinkId, PeerAt},
     message::{Fingerprint, Invitation, Pid},
     record::Record,
     stored::Stored,
@@ -133,6 +133,13 @@ pub enum Event {
         from: Pid,
         /// Opaque.
         data: Vec<u8>,
+    },
+    /// A party says that peers can be reached there; its word, and to be filtered before it is believed.
+    Peers {
+        /// The link over which it said so.
+        link: LinkId,
+        /// Whom, and where.
+        peers: Vec<PeerAt>,
     },
     /// Build this mesh.
     Install(Box<MeshPlan>),

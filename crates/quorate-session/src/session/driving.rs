@@ -70,6 +70,7 @@ impl Session {
             run: None,
             unsent_receipt: None,
             links: BTreeMap::new(),
+            peers: super::peers::Peers::default(),
             resolutions: BTreeMap::new(),
             unresolved: VecDeque::new(),
             asked: BTreeMap::new(),
@@ -218,6 +219,7 @@ impl Session {
             .into_iter()
             .chain(self.news_at)
             .chain(self.asking_timeout())
+            .chain(self.peers.timeout())
             .map(|at| (at, "announcing"));
         held.chain(links)
             .chain(resync)
@@ -265,6 +267,7 @@ impl Session {
         }
         self.close_slow_links(now);
         self.ask_others(now);
+        self.tell_peers(now);
         if self.news_at.is_some_and(|at| at <= now) {
             self.announce_news(now);
         }

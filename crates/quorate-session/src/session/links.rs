@@ -31,6 +31,7 @@ impl Session {
     /// A link went down.
     pub fn handle_link_down(&mut self, link: LinkId, now: Instant) {
         self.links.remove(&link);
+        self.peers.forget(link);
         self.unresolved.retain(|(from, _)| *from != link);
         self.ask_instead_of(link, now);
         self.settle(now);
@@ -151,6 +152,7 @@ impl Session {
                 }
             }
             Frame::Signal { roster, data } => self.handle_signal(link, roster, &data),
+            Frame::Peers { own, others } => self.handle_peers(link, own, others, now),
             Frame::Ping { n } if tunnel => self.transmit(link, &Frame::Pong { n }),
             Frame::Pong { n } if tunnel => self.note_pong(link, n, now),
             Frame::Ping { .. } | Frame::Pong { .. } => {}
@@ -421,6 +423,7 @@ impl Session {
         if let Some(entry) = self.links.get_mut(&link) {
             entry.handshake = Handshake::Proven(who);
         }
+        self.peers.hurry(now);
         self.announce(link, now);
         Ok(())
     }
@@ -603,6 +606,7 @@ impl Session {
     /// Closes a link; `ban` if the other end is to blame.
     pub(super) fn close_link(&mut self, link: LinkId, ban: bool) {
         if self.links.remove(&link).is_some() {
+            self.peers.forget(link);
             self.unresolved.retain(|(from, _)| *from != link);
             self.ask_instead_of(link, self.clock.1);
             self.emit(Event::CloseLink { link, ban });

@@ -20,6 +20,7 @@ mod asking;
 pub(crate) mod closing;
 mod driving;
 mod links;
+mod peers;
 mod recording;
 mod running;
 mod settling;
@@ -70,6 +71,7 @@ pub struct Session {
     unsent_receipt: Option<Verified<Receipt>>,
     ledger: Ledger,
     links: BTreeMap<LinkId, Link>,
+    peers: peers::Peers,
     resolutions: BTreeMap<Did, Resolution>,
     /// Statements whose issuer is being resolved, with the link that brought them.
     unresolved: VecDeque<(LinkId, String)>,

@@ -18,7 +18,7 @@ use quorate_identity::{
 };
 use quorate_session::{
     ContentDigest, Event, Fingerprint, Frame, Invitation, InvitationDraft, LinkId, LinkKind,
-    MeshPlan, Outcome, PartyDraft, PersistToken, Phase, Pid, ProgramReport, Record,
+    MeshPlan, Outcome, PartyDraft, PeerAt, PersistToken, Phase, Pid, ProgramReport, Record,
     RendezvousSecret, Session, Setup, State, Stored, hello_tag,
     message::{
         Confirm, Hello, JOIN_KEM, Join, KemKey, Program, SameController, Times,
@@ -136,6 +136,7 @@ pub struct Seen {
     pub keeps: VecDeque<(PersistToken, Record)>,
     pub resolves: VecDeque<Did>,
     pub signals: Vec<(Pid, Vec<u8>)>,
+    pub peers: Vec<PeerAt>,
     pub mesh: Option<MeshPlan>,
     pub installs: usize,
     pub uninstalls: usize,
@@ -371,6 +372,7 @@ impl Table {
             Event::State(state) => seen.states.push(state),
             Event::Party { pid, phase } => seen.phases.push((pid, phase)),
             Event::Signal { from, data } => seen.signals.push((from, data)),
+            Event::Peers { peers, .. } => seen.peers.extend(peers),
             Event::Install(plan) => {
                 seen.order.push("install".into());
                 seen.installs += 1;

@@ -520,6 +520,7 @@ impl<'a> World<'a> {
             Event::State(_)
             | Event::Party { .. }
             | Event::Signal { .. }
+            | Event::Peers { .. }
             | Event::Refused { .. }
             | Event::Evidence { .. } => {}
         }

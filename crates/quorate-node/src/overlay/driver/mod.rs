@@ -11,6 +11,7 @@
 //! waits in an outbox of [`OUTBOX`] events, from which the oldest notes fall out first.
 
 mod lanes;
+mod learning;
 mod links;
 mod relaying;
 
@@ -109,6 +110,7 @@ pub(super) struct Driver {
     refusals: u64,
     lanes: lanes::Lanes,
     relaying: relaying::RelayState,
+    learning: learning::Bucket,
 }
 
 impl Driver {
@@ -166,6 +168,7 @@ impl Driver {
             refusals: 0,
             lanes: lanes::Lanes::default(),
             relaying: relaying::RelayState::new(relaying, reserve, seed()?),
+            learning: learning::Bucket::new(now),
         };
         if let Some(error) = network.without_mdns {
             driver.note(format!(
@@ -611,6 +614,7 @@ impl Driver {
                     beacon.hurry(now);
                 }
             }
+            Command::Learn(peer, addresses) => self.learn(&peer, &addresses, now),
             Command::Lanes(order) => self.set_lanes(order, now),
             Command::Stop => {}
         }

@@ -3,17 +3,22 @@
 use std::time::{Duration, Instant};
 
 use quorate_identity::{Code, UnixTime};
-use quorate_session::{LinkId, LinkKind, PeerId, Pid, ProgramReport, message::Engine};
+use quorate_session::{
+    LinkId, LinkKind, PeerId, Pid, ProgramReport,
+    message::{Engine, PathPolicy},
+};
 
 use super::{Machine, clock, show};
 use crate::{
     attach::{GuardEvent, Refusal},
     overlay::OverlayEvent,
-    party::{PartyEvent, control::ControlEvent},
+    party::{PartyEvent, Scope, control::ControlEvent},
     program::supervisor::{OUT_OF_MEMORY, ProgramEvent, TOO_HUNGRY},
     wireguard::MeshEvent,
 };
 
+/// Circuits among the addresses that the other parties are told.
+const MAX_CIRCUITS_TOLD: usize = 4;
 /// How long the abort of a party is waited for after its link to the program broke.
 const LOST_LINK_GRACE: Duration = Duration::from_secs(3);
 
@@ -36,6 +41,7 @@ impl Machine {
             }
             OverlayEvent::LinkDown { link } => self.session.handle_link_down(LinkId(link), now),
             OverlayEvent::Listening { .. } => {
+                self.tell_addresses();
                 show(
                     &self.events,
                     PartyEvent::Listening {
@@ -43,9 +49,28 @@ impl Machine {
                     },
                 );
             }
-            OverlayEvent::Relay(relay) => tracing::debug!(?relay, "relay"),
+            OverlayEvent::Relay(relay) => {
+                tracing::debug!(?relay, "relay");
+                self.tell_addresses();
+            }
             OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
         }
+    }
+
+    /// Lets the other parties know where this one can be reached.
+    fn tell_addresses(&mut self) {
+        let path = self.config.invitation.subject.net.path;
+        let all = self.overlay.addresses();
+        let (circuits, direct): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|a| a.contains("/p2p-circuit"));
+        let local = self.config.scope == Scope::Local;
+        let of_machine = |a: &String| a.starts_with("/ip4/127.") || a.starts_with("/ip6/::1/");
+        // Where all data goes over relays, nobody needs to know where anybody is.
+        let shown = |a: &String| path != PathPolicy::Relay && (local || !of_machine(a));
+        let circuits = circuits.into_iter().take(MAX_CIRCUITS_TOLD);
+        let addresses = circuits.chain(direct.into_iter().filter(shown));
+        self.session
+            .set_addresses(addresses.collect(), clock::now());
     }
 
     pub(super) fn on_mesh(&mut self, event: MeshEvent) {

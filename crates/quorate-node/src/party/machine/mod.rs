@@ -303,6 +303,11 @@ impl Machine {
                     },
                 );
             }
+            Event::Peers { peers, .. } => {
+                for at in peers {
+                    self.overlay.learn(at.peer.to_string(), at.addresses);
+                }
+            }
             Event::Signal { from, data } => {
                 if let Some(installed) = &self.installed {
                     installed.mesh.handle_signal(from.0, data);

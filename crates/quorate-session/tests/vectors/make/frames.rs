@@ -28,6 +28,10 @@ pub fn make(maker: &mut Maker) {
             "signal",
             json!({"t": "signal", "roster": digest, "data": base64url::encode(b"candidate")}),
         ),
+        (
+            "peers",
+            json!({"t": "peers", "own": ["/ip4/192.0.2.7/tcp/4001"], "others": [{"peer": super::reader_peer(), "addresses": ["/ip4/192.0.2.8/udp/4001/quic-v1"]}]}),
+        ),
         ("ping", json!({"t": "ping", "n": 7})),
         ("pong", json!({"t": "pong", "n": 7})),
     ];

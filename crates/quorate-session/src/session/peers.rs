@@ -1,0 +1,144 @@
+//! Who found one finds all: parties tell each other where they and their neighbours can be reached.
+//!
+//! ```text
+//! own addresses ──┐
+//! A says "I am at …" over its own link ──┴─► peers{own, others} ─► every other party with a proven link
+//! peers from a party ─► Event::Peers ─► the driver may look there
+//! ```
+//! Passed on is only what a party said of itself over its own link, so nothing goes round in circles; a party
+//! that is told of another one dials it, and then hears from itself where it is.
+//!
+//! Limits: [`MAX_PEER_ADDRESSES`] and [`MAX_PARTIES`] per frame; told at most every [`PEERS_INTERVAL`], and only what
+//! changed; heard at most every [`PEERS_HEARD_INTERVAL`] from one link.
+//!
+//! Security: requires that the driver filters addresses before it dials them. Provides: only parties with a
+//! proven link learn addresses. Does not provide: that an address is true; who answers there proves its PeerId, and then
+//! its DID.
+
+use super::{Event, Session, Stage};
+use crate::{
+    limits::{
+        MAX_ADDRESS_BYTES, MAX_PARTIES, MAX_PEER_ADDRESSES, PEERS_DELAY, PEERS_HEARD_INTERVAL,
+        PEERS_INTERVAL,
+    },
+    link::{Frame, LinkId, PeerAt, Proven},
+};
+use std::{collections::BTreeMap, time::Instant};
+
+/// What is known and was told.
+#[derive(Default)]
+pub(super) struct Peers {
+    own: Vec<String>,
+    /// What each neighbour said of itself, and when.
+    said: BTreeMap<LinkId, (Vec<String>, Instant)>,
+    told: BTreeMap<LinkId, Frame>,
+    told_at: Option<Instant>,
+    due: Option<Instant>,
+}
+
+impl Peers {
+    pub fn timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    pub fn forget(&mut self, link: LinkId) {
+        self.said.remove(&link);
+        self.told.remove(&link);
+    }
+
+    pub fn hurry(&mut self, now: Instant) {
+        let earliest = self.told_at.map_or(now, |at| at + PEERS_INTERVAL);
+        self.due.get_or_insert(earliest.max(now + PEERS_DELAY));
+    }
+}
+
+impl Session {
+    /// Where this party can be reached, as multiaddr text; replaces what was said before. Of too many addresses the
+    /// first ones are told.
+    pub fn set_addresses(&mut self, addresses: Vec<String>, now: Instant) {
+        let mut own = addresses;
+        own.retain(|address| address.len() <= MAX_ADDRESS_BYTES);
+        own.truncate(MAX_PEER_ADDRESSES);
+        if self.peers.own != own {
+            self.peers.own = own;
+            self.peers.hurry(now);
+        }
+    }
+
+    /// A party said where it is, and where those are that it is linked with.
+    pub(super) fn handle_peers(
+        &mut self,
+        link: LinkId,
+        own: Vec<String>,
+        others: Vec<PeerAt>,
+        now: Instant,
+    ) {
+        let Some(entry) = self.links.get(&link) else {
+            return;
+        };
+        let (Some(Proven::Party(_)), Some(remote)) = (entry.proven(), entry.remote_peer()) else {
+            return;
+        };
+        let heard = self.peers.said.get(&link);
+        if heard.is_some_and(|(_, at)| now.saturating_duration_since(*at) < PEERS_HEARD_INTERVAL) {
+            return;
+        }
+        let news = heard.is_none_or(|(before, _)| *before != own);
+        self.peers.said.insert(link, (own.clone(), now));
+        if news {
+            self.peers.hurry(now);
+        }
+        let me = self.peer_id();
+        let itself = PeerAt {
+            peer: remote,
+            addresses: own,
+        };
+        let mut peers: Vec<PeerAt> = others;
+        peers.push(itself);
+        peers.retain(|at| at.peer != me && !at.addresses.is_empty());
+        if !peers.is_empty() {
+            self.emit(Event::Peers { link, peers });
+        }
+    }
+
+    /// Tells every neighbour what is new to it, when that is due.
+    pub(super) fn tell_peers(&mut self, now: Instant) {
+        if self.peers.due.is_none_or(|at| at > now) {
+            return;
+        }
+        self.peers.due = None;
+        if matches!(self.stage, Stage::Closing(_) | Stage::Closed) {
+            return;
+        }
+        self.peers.told_at = Some(now);
+        let parties = self.links.iter().filter_map(|(id, link)| {
+            let party = matches!(link.proven(), Some(Proven::Party(_)));
+            Some((*id, link.remote_peer().filter(|_| party)?))
+        });
+        let parties: Vec<_> = parties.collect();
+        for (link, remote) in &parties {
+            let mut others: Vec<PeerAt> = Vec::new();
+            for (other, peer) in &parties {
+                let said = self.peers.said.get(other);
+                if peer == remote || others.iter().any(|at| at.peer == *peer) {
+                    continue;
+                }
+                if let Some((addresses, _)) = said.filter(|(a, _)| !a.is_empty()) {
+                    others.push(PeerAt {
+                        peer: *peer,
+                        addresses: addresses.clone(),
+                    });
+                }
+            }
+            others.truncate(MAX_PARTIES);
+            let own = self.peers.own.clone();
+            let frame = Frame::Peers { own, others };
+            let nothing = matches!(&frame, Frame::Peers { own, others } if own.is_empty() && others.is_empty());
+            if nothing || self.peers.told.get(link) == Some(&frame) {
+                continue;
+            }
+            self.transmit(*link, &frame);
+            self.peers.told.insert(*link, frame);
+        }
+    }
+}
