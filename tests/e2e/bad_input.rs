@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use quorate_identity::{SigningKey, UnixTime, base64url, sign};
-use quorate_session::{Bundle, Invitation, RendezvousSecret};
+use quorate_session::{Bundle, Invitation, RendezvousSecret, message::PathPolicy};
 
 use crate::world::{Ended, World, output, program, python};
 
@@ -451,4 +451,32 @@ fn a57_a_home_below_a_folder_of_everybody() {
         .args(["id", "show"])
         .env_remove("QUORATE_HOME");
     output(command).assert_refused("E_STATE", 76);
+}
+
+#[test]
+fn what_a_user_allows_on_this_machine_goes_before_what_an_organizer_demands() {
+    let world = World::three();
+    let file = world.invite("vote", &[]);
+    let relayed = reissued(&world, &file, |invitation| {
+        invitation.subject.net.path = PathPolicy::Relay;
+    });
+    let refused = join(&world, 1, &relayed, &[]);
+    refused.assert_refused("E_POLICY", 77);
+    assert!(refused.stderr.contains("--local"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_port_that_another_program_has_and_an_address_that_is_none_are_named() {
+    let world = World::three();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let relay = |args: &[&str]| {
+        let mut command = world.quorate(0);
+        command.args(["relay", "run"]).args(args);
+        output(command)
+    };
+    let at = format!("/ip4/127.0.0.1/tcp/{port}");
+    let refused = relay(&["--listen", &at, "--only", "--no-stun"]);
+    refused.assert_refused("E_PORT", 76);
+    relay(&["--external", "nowhere"]).assert_refused("E_ADDRESS", 76);
 }

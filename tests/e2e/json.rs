@@ -284,3 +284,91 @@ fn a_first_contact_is_told_as_events_that_fit() {
         }
     }
 }
+
+#[test]
+fn status_fits_its_schema_in_every_state_and_after_the_end() {
+    let (schemas, world) = (Schemas::load(), World::three());
+    let slow = program("slow.py");
+    let file = world.invite(slow.to_str().unwrap(), &[]);
+    let join = |index: usize| {
+        let mut command = world.join(index, &file);
+        command.arg("--program").arg(&slow);
+        Running::start(command)
+    };
+    let status = |index: usize, args: &[&str]| {
+        let mut command = world.quorate(index);
+        command.arg("status").args(args);
+        let ended = run(command);
+        ended.assert_done();
+        schemas.lines(&ended.stdout)
+    };
+    assert!(status(0, &[]).is_empty());
+    let first = join(0);
+    first.stderr.wait_for("reachable");
+    crate::world::eventually("the session can be asked", || !status(0, &[]).is_empty());
+    assert_eq!(status(0, &[])[0]["state"], "open");
+    let others = [join(1), join(2)];
+    for party in others.iter().chain([&first]) {
+        party.stdout.wait_for("first round done");
+    }
+    let running = status(0, &[]);
+    assert_eq!(running[0]["state"], "running");
+    assert_eq!(running[0]["links"].as_array().unwrap().len(), 2);
+    let mut watch = world.quorate(1);
+    watch.args(["status", "--watch", "--json"]);
+    let watch = Running::start(watch);
+    crate::world::eventually("the watch has begun", || watch.stdout.text().contains('\n'));
+    let mut leave = world.quorate(2);
+    leave.arg("leave");
+    run(leave).assert_done();
+    let watched = schemas.lines(&watch.end().stdout);
+    assert_eq!(watched.last().unwrap()["end"]["code"], "E_LEFT");
+    for party in others.into_iter().chain([first]) {
+        schemas_of_error(&party.end());
+    }
+    for index in 0..3 {
+        let ended = status(index, &[]);
+        assert_eq!(ended[0]["state"], "clean", "{ended:?}");
+        assert!(
+            ended[0]["end"]["exit"]
+                .as_u64()
+                .is_some_and(|exit| exit > 0)
+        );
+    }
+}
+
+/// A party that was left.
+fn schemas_of_error(ended: &Ended) {
+    assert_eq!(ended.code, Some(75), "{}", ended.stderr);
+}
+
+#[test]
+fn receipts_and_records_fit_their_schemas() {
+    let (schemas, world) = (Schemas::load(), World::three());
+    let file = world.invite("secretsanta", &["3"]);
+    let ended: Vec<Ended> = world
+        .all_join(&file, |_, _| {})
+        .into_iter()
+        .map(Running::end)
+        .collect();
+    ended.iter().for_each(Ended::assert_done);
+    let receipt = |args: &[&str]| {
+        let mut command = world.quorate(1);
+        command.arg("receipt").args(args);
+        let ended = run(command);
+        ended.assert_done();
+        ended.stdout
+    };
+    let list = schemas.fits(&receipt(&["list"]));
+    assert_eq!(name(&list), "records");
+    let listed = list["records"].as_array().unwrap();
+    assert_eq!(listed.len(), 1);
+    let digest = listed[0]["session"].as_str().unwrap().to_owned();
+    let shown = schemas.fits(&receipt(&["show", &digest]));
+    assert_eq!(name(&shown), "verification");
+    // The record is a text of its own: canonical JSON that names no schema.
+    let record: Value =
+        serde_json::from_str(&receipt(&["export", &digest, "--format", "json"])).unwrap();
+    let schema = &schemas.0["https://quorate.org/schemas/v1/record.json"];
+    assert!(schema.validate(&record).is_ok(), "{record:#}");
+}

@@ -231,6 +231,64 @@ fn f39_an_organizer_whose_part_does_not_run_cancels_while_others_wait() {
 }
 
 #[test]
+fn cancel_takes_the_session_that_its_user_signed_and_not_one_of_the_same_name() {
+    let world = World::three();
+    let slow = program("slow.py");
+    // bo and cleo are in a session of alba's, which they call `slow`; bo signs another one of that title.
+    let file = world.invite(slow.to_str().unwrap(), &[]);
+    let joined = world.all_join(&file, |_, command| {
+        command.arg("--program").arg(&slow);
+    });
+    for party in &joined {
+        party.stdout.wait_for("first round done");
+    }
+    let mut own = world.quorate(1);
+    let with = format!("alba={},cleo={}", world.dids[0], world.dids[2]);
+    own.arg("invite")
+        .arg(&slow)
+        .args(["--me", "bo", "--with", &with, "--out"]);
+    own.arg(world.path("own.quorate"));
+    output(own).assert_done();
+    let cancel = ["cancel", "slow", "--local", "--wait", "1s"];
+    // Nobody is in bo's own one yet; alba's goes on.
+    command(&world, 1, &cancel).assert_refused("E_NO_PATH", 71);
+    assert!(!joined.iter().any(Running::has_ended));
+    command(&world, 0, &cancel).assert_done();
+    for party in joined {
+        party.end_within(ALL_STOP).assert_refused("E_CANCELLED", 75);
+    }
+}
+
+#[test]
+fn a_session_that_is_stopped_hangs_nobody_who_asks_it() {
+    let (world, file, joined) = running_world();
+    let mut twin = world.join(1, &file);
+    twin.arg("--program").arg(program("slow.py"));
+    let twin = Running::start(twin);
+    twin.stderr.wait_for("attached");
+    let begun = Instant::now();
+    joined[1].signal(Signal::STOP);
+    let leave = command(&world, 1, &["leave"]);
+    leave.assert_refused("E_NO_SESSION", 2);
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+    let attached = twin.end_within(Duration::from_secs(40));
+    attached.assert_refused("E_NO_SESSION", 2);
+    for stderr in [&leave.stderr, &attached.stderr] {
+        assert!(stderr.contains("is stopped"), "{stderr}");
+        assert!(stderr.contains("kill -CONT"), "{stderr}");
+    }
+    joined[1].signal(Signal::CONT);
+    for party in joined {
+        party.signal(Signal::INT);
+        party.end();
+    }
+}
+
+#[test]
 fn a_cancel_that_reaches_nobody_says_so_and_is_kept() {
     let world = World::three();
     world.invite("vote", &[]);

@@ -20,6 +20,7 @@ mod bundle;
 mod canceller;
 mod checks;
 mod contact;
+pub mod control;
 mod keys;
 mod ledger;
 pub mod limits;

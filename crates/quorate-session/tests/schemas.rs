@@ -18,6 +18,7 @@ use quorate_identity::{
 };
 use quorate_session::{
     Frame, Invitation, Pid, State,
+    control::Request,
     limits::{
         MAX_ADDRESS_BYTES, MAX_ARG_BYTES, MAX_ARGS, MAX_DIGESTS, MAX_FRAME_BYTES, MAX_NAME_CHARS,
         MAX_NOTE_CHARS, MAX_PARTIES, MAX_PATH_BYTES, MAX_PINNED_KEYS, MAX_PURPOSE_CHARS,
@@ -128,6 +129,9 @@ fn parse(name: &str, value: &Value) -> Result<(), String> {
             .map(|_| ())
             .map_err(|e| e.to_string()),
         "post" => post::Frame::parse(value.to_string().as_bytes())
+            .map(|_| ())
+            .map_err(|e| e.to_string()),
+        "control" => Request::parse(value.to_string().as_bytes())
             .map(|_| ())
             .map_err(|e| e.to_string()),
         "frame" => Frame::parse(value.to_string().as_bytes())
@@ -638,6 +642,8 @@ fn limits_and_codes_in_the_schemas_are_those_of_the_program() {
     for (in_schema, limit) in pairs {
         assert_eq!(*in_schema, json!(limit));
     }
+    let reason = &schema("control")["$defs"]["cancel"]["properties"]["reason"];
+    assert_eq!(reason["maxLength"], json!(MAX_NOTE_CHARS), "control");
     for (name, member) in [("abort", "note"), ("cancel", "reason")] {
         let longest = &schema(name)["properties"][member]["maxLength"];
         assert_eq!(*longest, json!(MAX_NOTE_CHARS), "{name}");

@@ -2,7 +2,12 @@
 //!
 //! A session is a run folder whose lock is held and in which [`About`] says what it is. All calls block, with a bound.
 //!
-//! Limits: [`MAX_SESSIONS`], [`ANSWER_WAIT`], `MAX_ANSWER_BYTES` per line.
+//! ```text
+//! ask ──► one answer within ANSWER_WAIT, or the session does not answer
+//! watch ─► a line per change · silent for QUIET_WAIT ─ asked on another connection ─┬─ answers: nothing has changed
+//!                                                                                   └─ does not: it is said who is stuck
+//! ```
+//! Limits: [`MAX_SESSIONS`], [`ANSWER_WAIT`], [`QUIET_WAIT`], [`END_WAIT`], `MAX_ANSWER_BYTES` per line.
 //!
 //! Security. Requires: the run folder is private to this user. Provides: what is read is bounded, and never believed further
 //! than to be shown.
@@ -30,6 +35,12 @@ use crate::{
 pub const MAX_SESSIONS: usize = 256;
 /// How long an answer may take.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// After so long without a change a session that is watched is asked whether it still answers.
+pub const QUIET_WAIT: Duration = Duration::from_secs(15);
+/// How long a session that was told to end may be silent: all programs stop, receipts and clean-up are far shorter.
+pub const END_WAIT: Duration = Duration::from_secs(30);
+/// How long the last lines of a session that does not answer any more are awaited.
+const LAST_LINES: Duration = Duration::from_millis(200);
 /// Largest note about a session in its run folder, in bytes.
 pub const MAX_ABOUT_BYTES: u64 = 4096;
 
@@ -98,14 +109,55 @@ impl Found {
         }
     }
 
-    /// How it stands, and every change until it is over.
+    /// How it stands, and every change until it is over. It may be silent for as long as it answers when it is asked.
     pub fn watch(&self) -> Result<Watch, Fault> {
+        self.watching(Some(self.clone()), QUIET_WAIT)
+    }
+
+    /// The same for a session that is about to be told to end: it has [`END_WAIT`] for each step of it.
+    pub fn watch_end(&self) -> Result<Watch, Fault> {
+        self.watching(None, END_WAIT)
+    }
+
+    fn watching(&self, asked: Option<Self>, patience: Duration) -> Result<Watch, Fault> {
         let reader = self.send(&Request::Watch { v: CONTROL_VERSION })?;
-        reader
-            .get_ref()
-            .set_read_timeout(None)
-            .map_err(|e| no_answer(&e))?;
-        Ok(Watch { reader })
+        let patient = reader.get_ref().set_read_timeout(Some(patience));
+        patient.map_err(|e| self.no_answer(&e))?;
+        Ok(Watch {
+            reader,
+            line: Vec::new(),
+            session: self.clone(),
+            asked,
+            over: false,
+        })
+    }
+
+    /// What is said of a session whose process is there and does not answer.
+    fn silent(&self) -> Fault {
+        let process = self.about.process;
+        if is_stopped(process) {
+            return Fault::new(
+                Code::NoSession,
+                format!("the session does not answer: its process {process} is stopped"),
+            )
+            .hint(format!("let it go on: kill -CONT {process}"));
+        }
+        Fault::new(
+            Code::NoSession,
+            format!("the session does not answer: its process is {process}"),
+        )
+        .hint("look at its process with ps; quorate clean removes what a dead one left")
+    }
+
+    fn no_answer(&self, e: &std::io::Error) -> Fault {
+        match e.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::BrokenPipe => over(),
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => self.silent(),
+            _ => Fault::new(Code::NoSession, format!("the session cannot be asked: {e}")),
+        }
     }
 
     /// This party leaves.
@@ -131,17 +183,19 @@ impl Found {
 
     fn ask(&self, request: &Request) -> Result<Answer, Fault> {
         let mut reader = self.send(request)?;
-        read_answer(&mut reader)?.ok_or_else(over)
+        let mut line = Vec::new();
+        read_line(&mut reader, &mut line).map_err(|e| self.no_answer(&e))?;
+        answer(&line)?.ok_or_else(over)
     }
 
     fn send(&self, request: &Request) -> Result<BufReader<UnixStream>, Fault> {
         let mut stream = with_short_path(&self.folder, |path| UnixStream::connect(path))
-            .map_err(|e| no_answer(&e))?;
+            .map_err(|e| self.no_answer(&e))?;
         let prepared = stream
             .set_read_timeout(Some(ANSWER_WAIT))
             .and_then(|()| stream.set_write_timeout(Some(ANSWER_WAIT)))
             .and_then(|()| stream.write_all(&request.line()));
-        prepared.map_err(|e| no_answer(&e))?;
+        prepared.map_err(|e| self.no_answer(&e))?;
         Ok(BufReader::new(stream))
     }
 }
@@ -150,6 +204,12 @@ impl Found {
 #[derive(Debug)]
 pub struct Watch {
     reader: BufReader<UnixStream>,
+    /// What came of the next line.
+    line: Vec<u8>,
+    session: Found,
+    /// Whom to ask when nothing comes; nobody: then silence is the end.
+    asked: Option<Found>,
+    over: bool,
 }
 
 impl Iterator for Watch {
@@ -157,7 +217,41 @@ impl Iterator for Watch {
 
     /// Waits for the next change; `None` when the session said all it has to say.
     fn next(&mut self) -> Option<Self::Item> {
-        match read_answer(&mut self.reader) {
+        if self.over {
+            return None;
+        }
+        let next = self.read();
+        self.over = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+impl Watch {
+    fn read(&mut self) -> Option<Result<SessionStatus, Fault>> {
+        let mut last = None;
+        loop {
+            match read_line(&mut self.reader, &mut self.line) {
+                Ok(()) => break,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // Its process is gone; what it had to say was said.
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
+                Err(e) if !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Some(Err(self.session.no_answer(&e)));
+                }
+                Err(e) => match (last.take(), &self.asked) {
+                    (Some(fault), _) => return Some(Err(fault)),
+                    (None, None) => return Some(Err(self.session.no_answer(&e))),
+                    (None, Some(asked)) => {
+                        if let Err(fault) = asked.status() {
+                            // It may have ended in this moment: then its last lines are here.
+                            let _ = self.reader.get_ref().set_read_timeout(Some(LAST_LINES));
+                            last = Some(fault);
+                        }
+                    }
+                },
+            }
+        }
+        match answer(&std::mem::take(&mut self.line)) {
             Ok(Some(Answer::Status { status, .. })) => Some(Ok(*status)),
             Ok(Some(other)) => Some(Err(refused(other))),
             Ok(None) => None,
@@ -166,24 +260,35 @@ impl Iterator for Watch {
     }
 }
 
-fn read_answer(reader: &mut impl BufRead) -> Result<Option<Answer>, Fault> {
-    let mut line = Vec::new();
-    let mut limited = reader.take(MAX_ANSWER_BYTES as u64 + 1);
-    limited
-        .read_until(b'\n', &mut line)
-        .map_err(|e| no_answer(&e))?;
+/// Adds to `line` up to its end, or to the end of everything. What came before an error stays.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<()> {
+    let room = (MAX_ANSWER_BYTES + 1).saturating_sub(line.len());
+    let mut limited = reader.take(room as u64);
+    limited.read_until(b'\n', line).map(drop)
+}
+
+fn answer(line: &[u8]) -> Result<Option<Answer>, Fault> {
     if line.is_empty() {
         return Ok(None);
     }
     if line.len() > MAX_ANSWER_BYTES {
         return Err(Fault::new(Code::Limit, "the session's answer is too long"));
     }
-    Answer::parse(&line).map(Some).map_err(|e| {
+    Answer::parse(line).map(Some).map_err(|e| {
         Fault::new(
             Code::Format,
             format!("the session's answer cannot be read: {e}"),
         )
     })
+}
+
+/// Whether a process is stopped by a signal, as `/proc` says.
+fn is_stopped(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('T' | 't'))
 }
 
 fn refused(answer: Answer) -> Fault {
@@ -198,18 +303,4 @@ fn refused(answer: Answer) -> Fault {
 
 fn over() -> Fault {
     Fault::new(Code::NoSession, "the session is over")
-}
-
-fn no_answer(e: &std::io::Error) -> Fault {
-    match e.kind() {
-        ErrorKind::NotFound
-        | ErrorKind::ConnectionRefused
-        | ErrorKind::ConnectionReset
-        | ErrorKind::BrokenPipe => over(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            Fault::new(Code::NoSession, "the session does not answer")
-                .hint("look at its process with ps; quorate clean removes what a dead one left")
-        }
-        _ => Fault::new(Code::NoSession, format!("the session cannot be asked: {e}")),
-    }
 }

@@ -7,83 +7,17 @@
 //!        ── {"v":1,"do":"cancel","reason":…} ──►   {"v":1,"answer":"done"} or {"v":1,"answer":"refused","code":…,"detail":…}
 //! ```
 //!
-//! Limits: [`MAX_REQUEST_BYTES`], [`MAX_ANSWER_BYTES`]. A request is read strictly: one JSON object with exactly its members.
+//! Limits: [`MAX_REQUEST_BYTES`], [`MAX_ANSWER_BYTES`]. A request is read strictly, in [`quorate_session::control`].
 
-use quorate_identity::{Code, Rejection, json};
-use quorate_session::limits::MAX_NOTE_CHARS;
-use serde::{Deserialize, Serialize};
+use quorate_identity::Rejection;
+pub use quorate_session::control::{CONTROL_VERSION, MAX_REQUEST_BYTES, Request};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::SessionStatus;
 
-/// Version of what is said on the control socket.
-pub const CONTROL_VERSION: u8 = 1;
-/// Longest request, in bytes, with its line end.
-pub const MAX_REQUEST_BYTES: usize = 4096;
 /// Longest answer that a client reads, in bytes: 64 parties with long names stay far below.
 pub const MAX_ANSWER_BYTES: usize = 1 << 20;
-
-/// What a client asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
-pub enum Request {
-    /// The status now.
-    Status {
-        /// [`CONTROL_VERSION`].
-        v: u8,
-    },
-    /// The status now and after every change.
-    Watch {
-        /// [`CONTROL_VERSION`].
-        v: u8,
-    },
-    /// This party leaves: all stop.
-    Leave {
-        /// [`CONTROL_VERSION`].
-        v: u8,
-    },
-    /// The organizer cancels the session.
-    Cancel {
-        /// [`CONTROL_VERSION`].
-        v: u8,
-        /// Why, in words.
-        reason: String,
-    },
-}
-
-impl Request {
-    /// Reads one line.
-    pub fn parse(line: &[u8]) -> Result<Self, Rejection> {
-        if line.len() > MAX_REQUEST_BYTES {
-            return Err(Rejection::new(
-                Code::Limit,
-                "N14",
-                "the request is too long",
-            ));
-        }
-        let value = json::parse_strict(line)?;
-        let request: Self = serde_json::from_value(value)
-            .map_err(|e| Rejection::new(Code::Format, "N14", format!("not a request: {e}")))?;
-        match &request {
-            Self::Status { v } | Self::Watch { v } | Self::Leave { v } | Self::Cancel { v, .. }
-                if *v != CONTROL_VERSION =>
-            {
-                let text = format!("speaks version {v} of the control socket, this is version 1");
-                Err(Rejection::new(Code::Version, "N14", text))
-            }
-            Self::Cancel { reason, .. } if reason.chars().count() > MAX_NOTE_CHARS => {
-                let text = format!("a reason has at most {MAX_NOTE_CHARS} characters");
-                Err(Rejection::new(Code::Limit, "N14", text))
-            }
-            _ => Ok(request),
-        }
-    }
-
-    /// Its line.
-    pub fn line(&self) -> Vec<u8> {
-        line(self)
-    }
-}
 
 /// What a session answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -168,45 +102,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn requests_are_read_strictly() {
-        let cancel = Request::Cancel {
-            v: 1,
-            reason: "no".into(),
-        };
-        for request in [
-            Request::Status { v: 1 },
-            Request::Watch { v: 1 },
-            Request::Leave { v: 1 },
-            cancel,
-        ] {
-            let line = request.line();
-            assert_eq!(Request::parse(&line[..line.len() - 1]).unwrap(), request);
-        }
-        let refused = [
-            (&br#"{"v":1,"do":"status","x":1}"#[..], Code::Format),
-            (br#"{"v":1,"do":"halt"}"#, Code::Format),
-            (br#"{"do":"status"}"#, Code::Format),
-            (br#"{"v":1,"v":1,"do":"status"}"#, Code::Format),
-            (br#"{"v":1,"do":"status"}{}"#, Code::Format),
-            (br#"{"v":2,"do":"status"}"#, Code::Version),
-            (br#"{"v":1,"do":"cancel"}"#, Code::Format),
-            (b"", Code::Format),
-            (&[b' '; MAX_REQUEST_BYTES + 1], Code::Limit),
-        ];
-        for (line, code) in refused {
-            assert_eq!(Request::parse(line).unwrap_err().code, code);
-        }
-        let long = format!(
-            r#"{{"v":1,"do":"cancel","reason":"{}"}}"#,
-            "x".repeat(MAX_NOTE_CHARS + 1)
-        );
-        assert_eq!(
-            Request::parse(long.as_bytes()).unwrap_err().code,
-            Code::Limit
-        );
-    }
+    use quorate_identity::Code;
 
     #[test]
     fn an_answer_with_fractions_is_read_back() {
@@ -234,11 +130,6 @@ mod tests {
         #[test]
         fn no_answer_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Answer::parse(&bytes);
-        }
-
-        #[test]
-        fn no_request_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Request::parse(&bytes);
         }
     }
 }

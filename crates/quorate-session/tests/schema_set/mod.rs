@@ -26,6 +26,7 @@ pub const WIRE: &[&str] = &[
     "cancel",
     "card",
     "confirm",
+    "control",
     "frame",
     "hello",
     "invitation",
@@ -37,7 +38,7 @@ pub const WIRE: &[&str] = &[
     "receipt",
 ];
 /// Those of them that no session says: they come before it.
-pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card", "lobby", "post"];
+pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card", "control", "lobby", "post"];
 /// Schemas of what the command line prints.
 pub const REPORTS: &[&str] = &[
     "clean",

@@ -11,8 +11,9 @@ use quorate_identity::{
 };
 use quorate_session::{
     Bundle, ContentDigest, Fingerprint, Frame, Invitation, LinkId, LinkKind, ManifestEntry,
-    Outcome, PeerId, Pid, Record, RendezvousSecret, Session, Setup, Stored, Ticket, lobby,
-    manifest_digest,
+    Outcome, PeerId, Pid, Record, RendezvousSecret, Session, Setup, Stored, Ticket,
+    control::Request,
+    lobby, manifest_digest,
     message::{Abort, Apply, Call, Cancel, Confirm, Hello, Join, Kem, Ready, Receipt, verify_card},
 };
 use serde_json::Value;
@@ -41,7 +42,9 @@ pub fn judge(vector: &Vector, context: &Context) -> Verdict {
 pub fn schema_says(vector: &Vector, schemas: &Schemas) -> SchemaSays {
     let value = match vector.what.as_str() {
         what if !schemas.has(what) => None,
-        "frame" | "lobby" | "record" => strict::parse_strict(&vector.input.bytes()).ok(),
+        "frame" | "lobby" | "record" | "control" => {
+            strict::parse_strict(&vector.input.bytes()).ok()
+        }
         what if crate::schema_set::TEXTS.contains(&what) => Some(Value::from(vector.input.text())),
         _ => payload(&vector.input.text()),
     };
@@ -97,6 +100,7 @@ fn alone(vector: &Vector) -> Result<(), Rejection> {
         "ticket" => text.parse::<Ticket>().map(drop),
         "record" => Record::parse(&vector.input.bytes())?.verify().map(drop),
         "lobby" => lobby::Frame::parse(&vector.input.bytes()).map(drop),
+        "control" => Request::parse(&vector.input.bytes()).map(drop),
         "frame" => Frame::parse(&vector.input.bytes()).map(drop),
         "bundle" => Bundle::parse(&text).map(drop),
         "did" => text.parse::<Did>().map(drop),

@@ -51,12 +51,12 @@ pub fn refusals(document: &str) -> Vec<Refusal> {
     found
 }
 
-/// A rule's number: a letter, digits, and perhaps one more number. Rules of nodes and of the guard have no refusals.
+/// A rule's number: a letter, digits, and perhaps one more number. Rules of the guard have no refusals.
 fn rule_of(word: &str) -> Option<String> {
     let (main, sub) = word.split_once('.').unwrap_or((word, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let letter = main.chars().next().filter(char::is_ascii_uppercase)?;
-    let numbered = digits(&main[1..]) && digits(sub) && !"NG".contains(letter);
+    let numbered = digits(&main[1..]) && digits(sub) && letter != 'G';
     numbered.then(|| word.to_owned())
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use quorate_identity::Code;
 use quorate_node::{
     cancelling::{self, CancelConfig, Cancelled},
-    control,
+    control::{self, Found, Role},
     files::{Home, Issued, issued, keep_cancel},
     overlay::Reach,
     party::{Scope, Stop, note_cancelled},
@@ -25,14 +25,14 @@ use crate::{
 
 pub fn run(global: &Global, args: &CancelArgs) -> Result<ExitCode, Failure> {
     let home = home(global)?;
-    let on = control::sessions(&home)?
-        .into_iter()
-        .find(|s| s.alive && is_meant(&args.session, &s.about.session, &s.about.digest));
-    if let Some(session) = on {
-        let watch = session.watch()?;
+    let mut found = find(&home, &args.session);
+    if let Some(session) = running(&home, &args.session, !found.is_empty())? {
+        let watch = session.watch_end()?;
         session.cancel(&args.reason)?;
         // The command ends when the session has.
-        watch.for_each(drop);
+        for status in watch {
+            status?;
+        }
         say(
             global,
             &session.about.digest,
@@ -42,7 +42,6 @@ pub fn run(global: &Global, args: &CancelArgs) -> Result<ExitCode, Failure> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let mut found = find(&home, &args.session);
     let Some(issued) = found.pop() else {
         return Err(Failure::new(
             Code::NoSession,
@@ -88,6 +87,34 @@ pub fn run(global: &Global, args: &CancelArgs) -> Result<ExitCode, Failure> {
         let done = Box::pin(cancelling::cancel(config, keep, stopped)).await?;
         conclude(global, &issued, &done)
     })
+}
+
+/// The session on this home that is to be cancelled: one that this user called for. One of somebody else only if nothing of
+/// the user's own has that name; it then refuses.
+fn running(home: &Home, name: &str, own: bool) -> Result<Option<Found>, Failure> {
+    let meant: Vec<Found> = control::sessions(home)?
+        .into_iter()
+        .filter(|s| s.alive && is_meant(name, &s.about.session, &s.about.digest))
+        .collect();
+    let signed: Vec<String> = issued(home, now())
+        .iter()
+        .map(|i| i.invitation.digest().to_string())
+        .collect();
+    // A call is in no list of what was signed for a session; its process knows.
+    let mine = |s: &Found| {
+        signed.contains(&s.about.digest) || s.status().is_ok_and(|s| s.role != Role::Party)
+    };
+    let (mut mine, others): (Vec<_>, Vec<_>) = meant.into_iter().partition(mine);
+    if mine.len() > 1 {
+        let digests: Vec<_> = mine.iter().map(|s| short(&s.about.digest)).collect();
+        return Err(
+            Failure::new(Code::Usage, "several sessions of yours are on")
+                .note("they are", digests.join(", "))
+                .hint("give the beginning of the digest instead"),
+        );
+    }
+    let other = others.into_iter().next().filter(|_| !own);
+    Ok(mine.pop().or(other))
 }
 
 fn conclude(global: &Global, issued: &Issued, done: &Cancelled) -> Result<ExitCode, Failure> {

@@ -14,7 +14,7 @@ use crate::{
 
 pub fn run(global: &Global, args: &LeaveArgs) -> Result<ExitCode, Failure> {
     let found = choose(&home(global)?, args.session.as_deref())?;
-    let watch = found.watch()?;
+    let watch = found.watch_end()?;
     found.leave()?;
     let mut last = None;
     for status in watch {

@@ -176,6 +176,7 @@ impl Applying<'_, '_> {
         self.waiting.end();
         let user = self.user;
         readiness::check_deadline(call.subject.time.apply_by)?;
+        readiness::check_scope(call.subject.net.path, self.options.scope)?;
         readiness::check_policy(call.subject.net.path)?;
         let engine = call.subject.mpc.engine().unwrap_or_default();
         check_args(&call.subject.program, engine, &call.issuer)?;

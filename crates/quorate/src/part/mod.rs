@@ -351,6 +351,7 @@ pub async fn take_part(
     {
         readiness::check_deadline(invitation.subject.time.join_by)?;
     }
+    readiness::check_scope(invitation.subject.net.path, options.scope)?;
     readiness::check_policy(invitation.subject.net.path)?;
     let people = People {
         contacts: user.contacts()?,

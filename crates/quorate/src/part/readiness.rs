@@ -12,7 +12,7 @@ use quorate_session::{
     message::{Engine, PathPolicy, Program},
 };
 
-use super::Options;
+use super::{Options, Scope};
 use crate::{args::AttachMode, failure::Failure, invitation::now, text};
 
 /// Word size of this machine in bits, for programs that have no Python to ask.
@@ -159,6 +159,18 @@ pub fn check_deadline(join_by: UnixTime) -> Result<(), Failure> {
     )
     .note("until", join_by.rfc3339())
     .note("your clock", now().rfc3339()))
+}
+
+/// What the organizer demands must be within what the user allows on this machine.
+pub fn check_scope(path: PathPolicy, scope: Scope) -> Result<(), Failure> {
+    if path != PathPolicy::Relay || scope != Scope::Local {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Policy,
+        "this invitation allows relayed paths only, and --local allows nothing but this machine's loopback",
+    )
+    .hint("leave out --local, or ask the organizer to allow direct paths"))
 }
 
 /// What the organizer demands and this version cannot do is refused, not ignored.

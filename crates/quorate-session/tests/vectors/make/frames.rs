@@ -6,7 +6,120 @@ use quorate_identity::{B64, Digest, base64url};
 use quorate_session::Frame;
 use serde_json::{Value, json};
 
+/// Requests to the control socket of a session.
+fn requests(maker: &mut Maker) {
+    for (name, text) in [
+        ("status", json!({"v": 1, "do": "status"})),
+        ("watch", json!({"v": 1, "do": "watch"})),
+        ("leave", json!({"v": 1, "do": "leave"})),
+        (
+            "cancel",
+            json!({"v": 1, "do": "cancel", "reason": "wrong year"}),
+        ),
+        (
+            "longest-reason",
+            json!({"v": 1, "do": "cancel", "reason": "é".repeat(300)}),
+        ),
+    ] {
+        maker.alone("control", name, "", text.to_string(), "As it should be.");
+    }
+    let mut refuse = |name: &str, refused: &str, text: String, about: &str| {
+        maker.alone("control", name, refused, text, about);
+    };
+    let form = "E_FORMAT N14";
+    for (name, text, about) in [
+        (
+            "unknown-member",
+            json!({"v": 1, "do": "status", "x": 1}),
+            "A member that does not exist.",
+        ),
+        (
+            "unknown-request",
+            json!({"v": 1, "do": "halt"}),
+            "A request that does not exist.",
+        ),
+        (
+            "no-version",
+            json!({"do": "status"}),
+            "The version is missing.",
+        ),
+        (
+            "version-as-text",
+            json!({"v": "1", "do": "status"}),
+            "The version is a text.",
+        ),
+        (
+            "version-256",
+            json!({"v": 256, "do": "status"}),
+            "A version that does not fit its type.",
+        ),
+        (
+            "reason-of-leave",
+            json!({"v": 1, "do": "leave", "reason": "x"}),
+            "A reason where none belongs.",
+        ),
+        (
+            "no-reason",
+            json!({"v": 1, "do": "cancel"}),
+            "A cancel without a reason.",
+        ),
+        (
+            "reason-null",
+            json!({"v": 1, "do": "cancel", "reason": null}),
+            "A reason that is null.",
+        ),
+        ("array", json!([]), "An array."),
+        ("text", json!("status"), "A text."),
+    ] {
+        refuse(name, form, text.to_string(), about);
+    }
+    let json = "E_FORMAT J3";
+    refuse("empty", json, String::new(), "Nothing.");
+    refuse(
+        "twice",
+        json,
+        r#"{"v":1,"v":1,"do":"status"}"#.into(),
+        "A member that stands twice.",
+    );
+    refuse(
+        "two",
+        json,
+        r#"{"v":1,"do":"status"}{"v":1,"do":"leave"}"#.into(),
+        "Two requests on a line.",
+    );
+    refuse(
+        "fraction",
+        json,
+        r#"{"v":1.0,"do":"status"}"#.into(),
+        "The version has a fraction.",
+    );
+    let bell = json!({"v": 1, "do": "cancel", "reason": "\u{7}"}).to_string();
+    refuse(
+        "reason-with-bell",
+        form,
+        bell,
+        "A control character in the reason.",
+    );
+    let version = json!({"v": 2, "do": "status"}).to_string();
+    refuse("version-2", "E_VERSION N14", version, "Another version.");
+    let long = json!({"v": 1, "do": "cancel", "reason": "x".repeat(301)}).to_string();
+    refuse(
+        "long-reason",
+        "E_LIMIT N14",
+        long,
+        "A reason of 301 characters.",
+    );
+    let line = format!("{}{}", " ".repeat(4096), json!({"v": 1, "do": "status"}));
+    refuse(
+        "long-line",
+        "E_LIMIT N14",
+        line,
+        "A line of more than 4,096 bytes.",
+    );
+}
+
 pub fn make(maker: &mut Maker) {
+    requests(maker);
     let digest = Digest([2; 32]);
     let kinds = [
         ("hello", json!({"t": "hello", "tag": B64([1; 32])})),
