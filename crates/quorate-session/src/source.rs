@@ -10,7 +10,7 @@
 //! Limits: [`MAX_PROGRAM_SOURCE_BYTES`] of CBOR, [`MAX_SOURCE_FILES`] files, [`MAX_PATH_BYTES`](crate::limits::MAX_PATH_BYTES) per path.
 //!
 //! Security. Provides: files that can be written below a folder and nowhere else; nothing in them that a person who looks
-//! at every file does not see (text only, no hidden names, no bytecode beside a source). Does not provide: that the program
+//! at every file does not see (text only and in one encoding, no hidden names, no bytecode beside a source). Does not provide: that the program
 //! is harmless. Whoever runs it has looked at it, or trusts its digest for another reason.
 
 use crate::{
@@ -101,8 +101,13 @@ impl ProgramSource {
     }
 
     fn of(files: Vec<(String, String)>) -> Result<Self, Rejection> {
-        for (path, _) in &files {
+        for (path, text) in &files {
             check_name(path)?;
+            if let Some(encoding) = declared_encoding(text) {
+                return refuse(format!(
+                    "{path:?} declares the encoding {encoding:?}: an interpreter would run another text than is shown"
+                ));
+            }
         }
         let below = |file: &str, other: &str| {
             other
@@ -153,6 +158,39 @@ fn check_name(path: &str) -> Result<(), Rejection> {
         ));
     }
     Ok(())
+}
+
+/// The encoding that a text declares to Python (PEP 263: in a comment that is its first or second line), unless it is the one
+/// in which it is shown. In another one, `\u000a` or `+AAo-` in a comment is the end of that comment.
+fn declared_encoding(text: &str) -> Option<&str> {
+    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for _ in 0..2 {
+        // A lone carriage return ends a line too.
+        let (line, after) = rest.split_once(['\n', '\r']).unwrap_or((rest, ""));
+        let is_comment = line
+            .trim_start_matches([' ', '\t', '\u{c}'])
+            .starts_with('#');
+        if let Some(encoding) = encoding_in(line).filter(|_| is_comment) {
+            return Some(encoding);
+        }
+        let ended_by_both = rest[line.len()..].starts_with("\r\n");
+        rest = if ended_by_both { &after[1..] } else { after };
+    }
+    None
+}
+
+/// What a comment declares, as Python's expression `coding[:=][ \t]*([-_.a-zA-Z0-9]+)` finds it.
+fn encoding_in(comment: &str) -> Option<&str> {
+    let declared = comment.match_indices("coding").find_map(|(at, word)| {
+        let rest = comment[at + word.len()..].strip_prefix([':', '='])?;
+        let name = rest.trim_start_matches([' ', '\t']);
+        let ends = |c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c));
+        let name = &name[..name.find(ends).unwrap_or(name.len())];
+        (!name.is_empty()).then_some(name)
+    })?;
+    let normal = declared.to_ascii_lowercase().replace('_', "-");
+    let shown = ["utf-8", "utf8", "ascii", "us-ascii"].contains(&normal.as_str());
+    (!shown).then_some(declared)
 }
 
 fn read(bytes: &[u8]) -> Result<Vec<(String, String)>, Rejection> {
@@ -303,6 +341,33 @@ mod tests {
             Code::Program
         );
         assert!(ProgramSource::new([("a", &b"\xff"[..])]).is_err());
+    }
+
+    #[test]
+    fn a59_what_an_interpreter_reads_otherwise_than_people_do_is_refused() {
+        for text in [
+            "# coding: raw_unicode_escape\n# harmless \\u000aimport os",
+            "#!/usr/bin/python3\n# -*- coding: utf-7 -*-\n# +AAo-import os",
+            "\u{feff}# vim: set fileencoding=latin-1 :",
+            "#\r#coding=UTF_16",
+            "\r\n\t\u{c}# coding:\t cp1252",
+            "#coding: # coding:x",
+        ] {
+            assert_eq!(
+                refused(&raw(&[("a", text.as_bytes())])),
+                Code::Program,
+                "{text:?}"
+            );
+        }
+        for text in [
+            "# -*- coding: utf-8 -*-",
+            "# vim: set fileencoding=UTF_8 : coding: utf-7",
+            "x = 'coding: utf-7'",
+            "\n\n# coding: utf-7",
+            "# coding is fun\n# encoding",
+        ] {
+            assert!(source(&[("a", text)]).is_ok(), "{text:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::{
     fs::{File, OpenOptions},
+    io::Write as _,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -96,7 +97,10 @@ pub async fn show(text: &str) {
         Some(mut pager) => pager.show(text).await,
         None => false,
     };
-    if !shown {
+    // Where the question is asked: standard error may be a file.
+    let terminal = || OpenOptions::new().write(true).open("/dev/tty").ok();
+    if !shown && terminal().is_none_or(|mut terminal| terminal.write_all(text.as_bytes()).is_err())
+    {
         for line in text.lines() {
             say(line);
         }

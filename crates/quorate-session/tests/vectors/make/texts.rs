@@ -522,6 +522,12 @@ fn sources(maker: &mut Maker) {
             about,
         );
     };
+    judge(
+        "other-encoding",
+        "E_PROGRAM S3.20",
+        &list(&[file("main.py", b"# coding: utf-7\n# +AAo-import os")]),
+        "Its first line has the rest read otherwise than it is shown.",
+    );
     let swapped = list(&[file("main.py", b"import lib.x"), file("lib/x.py", b"y = 1")]);
     judge(
         "out-of-order",
