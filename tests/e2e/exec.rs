@@ -147,3 +147,45 @@ fn wrong_places_and_modes_are_refused_before_anything_is_sent() {
         assert!(!ended.stderr.contains("reachable"), "{}", ended.stderr);
     }
 }
+
+#[test]
+fn an_executable_that_came_along_is_started_from_its_private_copy() {
+    let world = World::three();
+    let (file, invited) = {
+        let file = world.path("sent.quorate");
+        let with = format!("bo={},cleo={}", world.dids[1], world.dids[2]);
+        let mut command = world.quorate(0);
+        command.args([
+            "invite",
+            "--engine",
+            "exec",
+            "--send-program",
+            "--me",
+            "alba",
+        ]);
+        command
+            .args(["--with", &with, "--out"])
+            .arg(&file)
+            .arg("--");
+        command.arg(program("exchange.py")).args(WORDS);
+        (file, output(command))
+    };
+    invited.assert_done();
+    let source = std::fs::read(program("exchange.py")).unwrap();
+    let source = quorate_session::ProgramSource::new([("exchange.py", &source[..])]).unwrap();
+    let digest = source.digest().to_string();
+    let joined = ["5", "70", "600"]
+        .iter()
+        .enumerate()
+        .map(|(index, number)| {
+            let mut command = world.join(index, &file);
+            command.args(["--accept-program", &digest, "--", number]);
+            Running::start(command)
+        });
+    for party in joined.collect::<Vec<_>>() {
+        let ended = party.end();
+        ended.assert_done();
+        assert!(ended.stdout.contains("total 675"), "{}", ended.stdout);
+    }
+    world.assert_clean();
+}

@@ -103,6 +103,28 @@ fn a59_with_a_ticket_nobody_runs_a_sent_program_that_they_neither_saw_nor_know()
     world.assert_clean();
 }
 
+/// An invitation in a file, with the program of `folder` in it.
+fn to_file(world: &World, folder: &Path) -> (PathBuf, Ended) {
+    let file = world.path("joint.quorate");
+    let others = format!("sud={},ost={}", world.dids[1], world.dids[2]);
+    let mut command = world.quorate(0);
+    command
+        .arg("invite")
+        .arg(folder)
+        .args([
+            "--send-program",
+            "--me",
+            "noord",
+            "--with",
+            &others,
+            "--out",
+        ])
+        .arg(&file);
+    let written = output(command);
+    written.assert_done();
+    (file, written)
+}
+
 /// A person at a terminal whose pager prints.
 fn person(world: &World, index: usize, words: &[&str]) -> Terminal {
     let home = world.home(index);
@@ -128,23 +150,7 @@ fn shows_times(terminal: &Terminal, text: &str, times: usize) {
 fn a_person_sees_the_sent_program_before_the_question_and_as_often_as_they_like() {
     let world = World::three();
     let folder = folder(&world);
-    let file = world.path("joint.quorate");
-    let others = format!("sud={},ost={}", world.dids[1], world.dids[2]);
-    let mut command = world.quorate(0);
-    command
-        .arg("invite")
-        .arg(&folder)
-        .args([
-            "--send-program",
-            "--me",
-            "noord",
-            "--with",
-            &others,
-            "--out",
-        ])
-        .arg(&file);
-    let written = output(command);
-    written.assert_done();
+    let (file, written) = to_file(&world, &folder);
     assert!(
         written.stderr.contains("its source goes along (2 files"),
         "{}",
@@ -215,22 +221,7 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 fn a59_a_source_that_was_changed_on_the_way_is_refused_and_verify_shows_the_right_one() {
     let world = World::three();
     let folder = folder(&world);
-    let file = world.path("joint.quorate");
-    let others = format!("sud={},ost={}", world.dids[1], world.dids[2]);
-    let mut command = world.quorate(0);
-    command
-        .arg("invite")
-        .arg(&folder)
-        .args([
-            "--send-program",
-            "--me",
-            "noord",
-            "--with",
-            &others,
-            "--out",
-        ])
-        .arg(&file);
-    output(command).assert_done();
+    let (file, _) = to_file(&world, &folder);
     let show = |file: &Path| {
         let mut command = world.quorate(1);
         command.arg("verify").arg(file).arg("--show-program");
@@ -312,4 +303,69 @@ fn what_cannot_be_looked_at_is_not_sent() {
     };
     refused(&vec![b'#'; 128 * 1024], "E_LIMIT");
     refused(b"\x7fELF\xff\xfe", "E_PROGRAM");
+}
+
+#[test]
+fn ctrl_c_while_the_program_is_shown_ends_the_command_and_its_pager() {
+    let world = World::three();
+    let folder = folder(&world);
+    let (file, _) = to_file(&world, &folder);
+    // As `less` does: it keeps the terminal to itself and ignores the key.
+    let pager = world.path("pager");
+    fs::write(
+        &pager,
+        "trap '' INT\nstty -echo -icanon\ncat\necho shown\nread key < /dev/tty\n",
+    )
+    .unwrap();
+    let home = world.home(1);
+    let words = [
+        QUORATE,
+        "--home",
+        home.to_str().unwrap(),
+        "join",
+        file.to_str().unwrap(),
+        "--local",
+        "--python",
+        python().to_str().unwrap(),
+    ]
+    .map(str::to_owned);
+    let mut person = Terminal::start(&words, |command| {
+        command
+            .env_remove("QUORATE_HOME")
+            .env("PAGER", format!("sh {}", pager.display()));
+    });
+    shows_times(&person, "shown", 1);
+    person.type_in("\u{3}");
+    let (_, text) = person.end();
+    assert!(text.contains("E_INTERRUPTED"), "{text}");
+    assert!(!text.contains("[v]iew"), "{text}");
+    world.assert_clean();
+}
+
+#[test]
+fn a_pager_that_fails_has_shown_nothing() {
+    let world = World::three();
+    let folder = folder(&world);
+    let (file, _) = to_file(&world, &folder);
+    let home = world.home(1);
+    let words = [
+        QUORATE,
+        "--home",
+        home.to_str().unwrap(),
+        "join",
+        file.to_str().unwrap(),
+        "--local",
+        "--python",
+        python().to_str().unwrap(),
+    ]
+    .map(str::to_owned);
+    let mut person = Terminal::start(&words, |command| {
+        command
+            .env_remove("QUORATE_HOME")
+            .env("PAGER", "/nowhere/pager");
+    });
+    shows_times(&person, "SAID = 'as sent'", 1);
+    shows_times(&person, "[v]iew it again", 1);
+    person.type_in("n\n");
+    assert!(person.end().1.contains("E_DECLINED"));
 }

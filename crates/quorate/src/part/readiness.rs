@@ -197,7 +197,7 @@ fn my_program(wanted: &Program, path: Option<&Path>) -> Result<ProgramFiles, Fai
                     text::foreign(&wanted.entry)
                 ),
             )
-            .hint("point --program at your copy of it; quorate does not fetch programs")
+            .hint("point --program at your copy of it, or ask the organizer to send it along (--send-program); quorate does not fetch programs")
         })?,
     };
     matching(program, wanted)

@@ -8,7 +8,10 @@
 use std::time::Duration;
 
 use quorate_identity::Code;
-use quorate_node::party::{PartyEvent, Scope, Stop};
+use quorate_node::{
+    overlay::Relaying,
+    party::{PartyEvent, Scope, Stop},
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -51,13 +54,19 @@ impl Sought<'_> {
             Scope::Local => "the beacon of this machine; no network (--local)",
             Scope::Lan => "the beacon of this machine; mDNS in the networks it is in",
         };
+        let relays = match (options.reach.relays.as_slice(), options.reach.relaying) {
+            (_, Relaying::Never) => "none (--no-relay)".to_owned(),
+            ([], _) => "none of yours (--relay)".to_owned(),
+            (relays, _) => listed(relays),
+        };
         let next = match options.scope {
             Scope::Local => "is the other party on this machine? Then",
-            Scope::Lan => "give an address of theirs with --at, or",
+            Scope::Lan => "give an address of theirs with --at, a relay with --relay, or",
         };
         Failure::new(Code::NoPath, format!("{} within {waited}", self.cause))
             .note("tried", told)
             .note("--at", given)
+            .note("relays", relays)
             .note("searched", here)
             .hint(format!("{} {next} wait longer: --wait 30m", self.question))
     }
