@@ -18,16 +18,17 @@
 //! * it offers its service whatever addresses it knows, and names [`RelayConfig::external`] to
 //!   clients, or what it listens on.
 //!
-//! Limits: [`RelayLimits`]; [`MAX_STREAMS_BESIDE`] streams of a connection beside its circuits;
-//! [`MAX_PENDING`] connections in their handshake; a connection that carries nothing is closed
-//! after [`IDLE_WAIT`].
+//! Limits: [`RelayLimits`], those of `swarm`; a connection that carries nothing is closed after
+//! [`IDLE_WAIT`].
 //!
 //! Security. Requires: nothing of those who connect. Provides: bounded cost per peer and address;
 //! no content, DID or address in what is logged above debug. Does not provide: protection of
 //! availability from somebody with many addresses.
 
+mod swarm;
+
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -35,19 +36,12 @@ use std::{
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, Transport as _, connection_limits,
-    connection_limits::ConnectionLimits,
-    core::{
-        muxing::StreamMuxerBox,
-        transport::{Boxed, ListenerId},
-        upgrade::Version,
-    },
-    identify,
+    Multiaddr, PeerId, Swarm,
+    core::transport::ListenerId,
     identity::Keypair,
     multiaddr::Protocol,
-    noise, ping, quic, relay,
-    swarm::{self, NetworkBehaviour, SwarmEvent},
-    tcp, yamux,
+    relay,
+    swarm::{Config as SwarmConfig, ListenError, SwarmEvent},
 };
 use quorate_session::relay::{Access, Announcement, Limits, Load};
 use tokio::{
@@ -57,32 +51,14 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{
-    OverlayError, Scope,
-    address::Endpoint,
-    admission, announce,
-    network::identify_config,
-    throttle::{Meter, Throttled},
-};
+use super::{OverlayError, address::Endpoint, announce, throttle::Meter};
 use crate::party::clock;
+use swarm::{Node, NodeEvent, behaviours, reachable_at, transport};
 
-/// Streams of one connection beside the circuits of its peer.
-const MAX_STREAMS_BESIDE: u32 = 16;
 /// Incoming streams of a connection in protocol negotiation.
 const MAX_NEGOTIATING_STREAMS: usize = 16;
-/// Connections in their handshake, opened by others.
-const MAX_PENDING: u32 = 128;
-/// Connections with one peer.
-const MAX_CONNECTIONS_PER_PEER: u32 = 8;
-/// Connections beside those that hold reservations: of parties that only dial.
-const CONNECTIONS_BESIDE: u32 = 128;
-/// A handshake must be complete within this time.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without reservation, circuit or other stream is closed after this time.
 const IDLE_WAIT: Duration = Duration::from_secs(20);
-/// QUIC flow control: unread bytes of one stream and of one connection.
-const QUIC_STREAM_WINDOW: u32 = 1024 * 1024;
-const QUIC_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// How often the rate is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// The first listen address must be known within this time.
@@ -351,17 +327,6 @@ impl RelayNode {
     }
 }
 
-/// All behaviours of a relay. What serves others in addition (a DHT) belongs beside `relay`.
-#[derive(NetworkBehaviour)]
-struct Node {
-    limits: connection_limits::Behaviour,
-    admission: admission::Behaviour,
-    relay: relay::Behaviour,
-    announce: announce::Behaviour,
-    identify: identify::Behaviour,
-    ping: ping::Behaviour,
-}
-
 struct Driver {
     swarm: Swarm<Node>,
     shared: Shared,
@@ -369,7 +334,7 @@ struct Driver {
     external: Vec<External>,
     listening: Vec<(ListenerId, Multiaddr)>,
     /// Peers that hold a reservation.
-    reserved: std::collections::HashSet<PeerId>,
+    reserved: HashSet<PeerId>,
     /// Circuits by their two ends; libp2p may tell the end of one twice.
     circuits: HashMap<(PeerId, PeerId), u32>,
     measured: (Instant, u64),
@@ -399,7 +364,7 @@ impl Driver {
         let node = behaviours(&keypair, &config.limits, source);
         let transport = transport(&keypair, &config.limits, Arc::clone(&shared.meter))?;
         let local = keypair.public().to_peer_id();
-        let swarm_config = swarm::Config::with_tokio_executor()
+        let swarm_config = SwarmConfig::with_tokio_executor()
             .with_idle_connection_timeout(IDLE_WAIT)
             .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
         let mut swarm = Swarm::new(transport, node, local, swarm_config);
@@ -426,7 +391,7 @@ impl Driver {
             orders,
             external: config.external,
             listening: Vec::new(),
-            reserved: std::collections::HashSet::new(),
+            reserved: HashSet::new(),
             circuits: HashMap::new(),
             measured: (clock::now(), 0),
             measure,
@@ -548,7 +513,7 @@ impl Driver {
                 self.count_connections();
             }
             SwarmEvent::IncomingConnectionError { error, .. } => {
-                if matches!(error, swarm::ListenError::Denied { .. }) {
+                if matches!(error, ListenError::Denied { .. }) {
                     self.refuse(RelayRefusal::Connection);
                 }
                 tracing::debug!("an incoming connection failed: {error}");
@@ -649,40 +614,6 @@ impl Driver {
     }
 }
 
-/// What others are told to reach the relay at: what the operator named, or what is listened on
-/// without loopback, unless there is nothing else.
-fn reachable_at<'a>(
-    external: &[External],
-    listening: impl Iterator<Item = &'a Multiaddr>,
-) -> Vec<Multiaddr> {
-    let listening: Vec<Endpoint> = listening
-        .filter_map(|a| Endpoint::of(a).ok())
-        .filter(|e| e.allowed(Scope::Lan).is_ok())
-        .collect();
-    let mut wanted: Vec<Multiaddr> = Vec::new();
-    let mut add = |address: Multiaddr| {
-        if !wanted.contains(&address) {
-            wanted.push(address);
-        }
-    };
-    if external.is_empty() {
-        let beyond = listening.iter().any(|e| !e.is_loopback());
-        let named = listening.iter().filter(|e| e.is_loopback() != beyond);
-        named.for_each(|e| add(e.address.clone()));
-        return wanted;
-    }
-    for named in external {
-        match named {
-            External::Address(text) => text.parse().into_iter().for_each(&mut add),
-            External::Host(ip) => listening
-                .iter()
-                .filter(|e| e.ip.is_ipv4() == ip.is_ipv4())
-                .for_each(|e| add(Endpoint::new(*ip, e.port, e.transport, None).address)),
-        }
-    }
-    wanted
-}
-
 fn source(announcement: Announcement, shared: Shared) -> announce::Source {
     Arc::new(move || {
         let status = shared.status();
@@ -700,114 +631,6 @@ fn source(announcement: Announcement, shared: Shared) -> announce::Source {
     })
 }
 
-fn behaviours(keypair: &Keypair, limits: &RelayLimits, source: announce::Source) -> Node {
-    let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-    let duration = Duration::from_secs(limits.circuit_seconds.max(1).into());
-    let config = relay::Config {
-        max_reservations: size(limits.reservations),
-        max_reservations_per_peer: 1,
-        reservation_duration: duration,
-        reservation_rate_limiters: Vec::new(),
-        max_circuits: size(limits.circuits),
-        // libp2p refuses beyond one more than this.
-        max_circuits_per_peer: size(limits.circuits_per_peer).saturating_sub(1),
-        max_circuit_duration: duration,
-        max_circuit_bytes: limits.circuit_bytes,
-        circuit_src_rate_limiters: Vec::new(),
-    };
-    let per_address = size(limits.connections_per_address);
-    let connections = limits.reservations.saturating_add(CONNECTIONS_BESIDE);
-    let connections = ConnectionLimits::default()
-        .with_max_established_incoming(Some(connections))
-        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
-        .with_max_pending_incoming(Some(MAX_PENDING))
-        // A relay dials nobody.
-        .with_max_pending_outgoing(Some(0));
-    Node {
-        limits: connection_limits::Behaviour::new(connections),
-        admission: admission::Behaviour::with_limits(per_address, per_address.saturating_mul(4)),
-        relay: relay::Behaviour::new(keypair.public().to_peer_id(), config),
-        announce: announce::Behaviour::answering(source),
-        identify: identify::Behaviour::new(identify_config(keypair.public())),
-        ping: ping::Behaviour::default(),
-    }
-}
-
-fn transport(
-    keypair: &Keypair,
-    limits: &RelayLimits,
-    meter: Arc<Meter>,
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, OverlayError> {
-    let streams = limits.circuits_per_peer.saturating_add(MAX_STREAMS_BESIDE);
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(usize::try_from(streams).unwrap_or(usize::MAX).min(4096));
-    let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair).map_err(setup)?)
-        .multiplex(yamux)
-        .timeout(HANDSHAKE_TIMEOUT)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let mut config = quic::Config::new(keypair);
-    config.handshake_timeout = HANDSHAKE_TIMEOUT;
-    config.max_concurrent_stream_limit = streams;
-    config.max_stream_data = QUIC_STREAM_WINDOW;
-    config.max_connection_data = QUIC_CONNECTION_WINDOW;
-    let quic = quic::tokio::Transport::new(config)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok(quic
-        .or_transport(tcp)
-        .map(move |either, _| {
-            let (peer, muxer) = either.into_inner();
-            let throttled = Throttled::new(muxer, Arc::clone(&meter));
-            (peer, StreamMuxerBox::new(throttled))
-        })
-        .boxed())
-}
-
 fn setup(error: impl std::fmt::Display) -> OverlayError {
     OverlayError::Setup(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addresses(external: &[External], listening: &[&str]) -> Vec<String> {
-        let listening: Vec<Multiaddr> = listening
-            .iter()
-            .map(|a| a.parse().expect("an address"))
-            .collect();
-        reachable_at(external, listening.iter())
-            .iter()
-            .map(Multiaddr::to_string)
-            .collect()
-    }
-
-    #[test]
-    fn loopback_is_named_only_where_there_is_nothing_else() {
-        let loopback = "/ip4/127.0.0.1/tcp/4001";
-        let all = [loopback, "/ip4/192.0.2.1/tcp/4001", "/ip6/fe80::1/tcp/4001"];
-        assert_eq!(addresses(&[], &all), ["/ip4/192.0.2.1/tcp/4001"]);
-        assert_eq!(addresses(&[], &[loopback]), [loopback]);
-    }
-
-    #[test]
-    fn an_external_host_is_named_with_the_ports_of_its_family() {
-        let listening = [
-            "/ip4/10.0.0.2/tcp/4001",
-            "/ip4/127.0.0.1/tcp/4001",
-            "/ip4/10.0.0.2/udp/4001/quic-v1",
-            "/ip6/::1/tcp/4001",
-        ];
-        let host = External::Host("192.0.2.9".parse().expect("an address"));
-        let exact = External::Address("/ip4/192.0.2.9/tcp/443".into());
-        assert_eq!(
-            addresses(&[host, exact], &listening),
-            [
-                "/ip4/192.0.2.9/tcp/4001",
-                "/ip4/192.0.2.9/udp/4001/quic-v1",
-                "/ip4/192.0.2.9/tcp/443",
-            ]
-        );
-    }
 }
