@@ -15,7 +15,7 @@ use crate::{
 };
 use hkdf::Hkdf;
 use minicbor::{Decoder, Encoder};
-use quorate_identity::{Code, Digest, MAX_STATEMENT_BYTES, Rejection, base64url};
+use quorate_identity::{Code, Digest, MAX_STATEMENT_BYTES, Rejection, SigningKey, base64url};
 use sha2::Sha256;
 use std::{convert::Infallible, fmt};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -45,6 +45,16 @@ impl RendezvousSecret {
             Hkdf::<Sha256>::new(Some(b"quorate/1"), &self.0).expand(label.as_bytes(), &mut key);
         debug_assert!(expanded.is_ok());
         key
+    }
+
+    /// The seed of the overlay identity that the organizer takes part with, known to the organizer alone before the
+    /// session begins: so an invitation can say where the organizer will be.
+    pub fn meeting(&self, organizer: &SigningKey) -> Zeroizing<[u8; 32]> {
+        let mut seed = Zeroizing::new([0_u8; 32]);
+        let expanded = Hkdf::<Sha256>::new(Some(&self.0), &*organizer.seed())
+            .expand(b"quorate/1/meeting", &mut *seed);
+        debug_assert!(expanded.is_ok(), "32 bytes are within HKDF's output");
+        seed
     }
 
     /// A key for one place and time: HKDF-SHA256 with salt `quorate/1` and these parts as info.

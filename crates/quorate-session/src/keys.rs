@@ -69,6 +69,11 @@ impl EpochKeys {
         &self.overlay
     }
 
+    /// Takes another overlay identity than the one that was made.
+    pub fn set_overlay_secret(&mut self, secret: &[u8; 32]) {
+        self.overlay.copy_from_slice(secret);
+    }
+
     pub fn overlay_key(&self) -> SigningKey {
         SigningKey::from_seed(&self.overlay)
     }

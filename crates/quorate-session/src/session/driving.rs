@@ -203,6 +203,16 @@ impl Session {
         Some((link, bytes))
     }
 
+    /// Uses this seed for the overlay identity of the first epoch, because others were told already where it will be.
+    /// Made anew for this session, and used for nothing else.
+    pub fn use_overlay_secret(&mut self, secret: &[u8; 32]) -> Result<(), Misuse> {
+        if !matches!(self.stage, Stage::Invited) {
+            return Err(Misuse::NotInvited);
+        }
+        self.keys.set_overlay_secret(secret);
+        Ok(())
+    }
+
     /// When to call `handle_timeout`, and what for.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         if matches!(self.stage, Stage::Invited | Stage::Closed) {

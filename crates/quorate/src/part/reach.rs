@@ -6,14 +6,31 @@
 //! An address on the command line that cannot be one is refused; in the other two places too, since
 //! somebody who believes that a relay is in use must not learn of it by silence.
 
-use quorate_identity::Code;
+use quorate_identity::{Code, SigningKey};
 use quorate_node::{
     files::{Home, read_bounded},
+    lobby::peer_of,
     overlay::{Reach, Relaying, Scope, check_relay},
 };
-use quorate_session::limits::MAX_RENDEZVOUS_ADDRESSES;
+use quorate_session::{
+    RendezvousSecret,
+    limits::{MAX_HINTS, MAX_RENDEZVOUS_ADDRESSES},
+};
 
 use crate::{args::PartArgs, failure::Failure, text};
+
+/// Addresses for an invitation: the way to the organizer, who takes part, over each relay.
+pub fn meeting_hints(
+    relays: &[String],
+    organizer: &SigningKey,
+    secret: &RendezvousSecret,
+) -> Vec<String> {
+    let peer = peer_of(&secret.meeting(organizer));
+    let relays = relays.iter().take(MAX_HINTS);
+    relays
+        .map(|relay| format!("{relay}/p2p-circuit/p2p/{peer}"))
+        .collect()
+}
 
 /// The environment variable.
 const VARIABLE: &str = "QUORATE_RELAY";

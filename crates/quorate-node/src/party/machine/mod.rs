@@ -637,10 +637,17 @@ fn new_session(
         seed: *seed,
     };
     let (at, now) = (clock::wall(), clock::now());
-    Ok(match earlier {
+    let mut session = match earlier {
         Some(earlier) => Session::resume(setup, earlier, at, now)?,
         None => Session::new(setup, at, now)?,
-    })
+    };
+    if config.invitation.issuer == config.key.did() {
+        // The invitation may say that we are to be found under it.
+        session
+            .use_overlay_secret(&config.secret.meeting(&config.key))
+            .map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+    }
+    Ok(session)
 }
 
 fn mesh_config(plan: &MeshPlan, scope: Scope) -> MeshConfig {

@@ -34,7 +34,7 @@ use crate::{
     consent::{self, Terminal, is_yes},
     failure::Failure,
     invitation::{self, now, program_lines},
-    part::{Claim, Invited, Options, User, returning, sending_line, stopped},
+    part::{Claim, Invited, Options, User, reach, returning, sending_line, stopped},
     qr::TicketCode,
     text,
     waiting::Waiting,
@@ -626,8 +626,12 @@ impl Lobby<'_, '_> {
         let invitation = sign(closed, &self.user.identity.key)?;
         let bundle = Bundle {
             invitation: invitation.text().to_string(),
+            hints: reach::meeting_hints(
+                &invitation.subject.rendezvous.relays,
+                &self.user.identity.key,
+                &secret,
+            ),
             secret,
-            hints: Vec::new(),
             program: None,
         };
         // Whoever cancels has to find the parties again, also after a crash of this process.

@@ -11,14 +11,14 @@ use quorate_node::{
 use quorate_session::message::PathPolicy;
 use quorate_session::{
     Bundle, Invitation, InvitationDraft, PartyDraft, ProgramSource, RendezvousSecret,
-    limits::MAX_VALIDITY_SECONDS,
+    limits::{MAX_HINTS, MAX_VALIDITY_SECONDS},
     message::{Engine, Program, SameController, Times},
 };
 
 use crate::{
     failure::Failure,
     invitation,
-    part::{privacy, readiness, source_of},
+    part::{privacy, reach, readiness, source_of},
 };
 
 /// MPC port inside the tunnel; nobody outside of it sees it.
@@ -177,8 +177,15 @@ impl Terms {
         privacy::check_keys(parties.iter().map(|p| &p.did).chain([&identity.key.did()]))?;
         readiness::check_arguments(self.engine, &self.public_args, parties.len())?;
         privacy::check_terms(parties.len(), self.threshold, self.no_privacy)?;
-        let draft = self.draft(identity.key.did(), parties)?;
+        let me = identity.key.did();
+        let takes_part = parties.iter().any(|p| p.did == me);
+        let draft = self.draft(me, parties)?;
         let secret = RendezvousSecret::new(random()?);
+        let mut hints = hints;
+        if takes_part {
+            hints.extend(reach::meeting_hints(&self.relays, &identity.key, &secret));
+            hints.truncate(MAX_HINTS);
+        }
         let signed = sign(draft.build(random()?, random()?, &secret)?, &identity.key)?;
         let bundle = Bundle {
             invitation: signed.text().to_string(),
