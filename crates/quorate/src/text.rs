@@ -76,7 +76,8 @@ fn is_plain(c: char) -> bool {
     match c {
         ' '..='~' => true,
         // C1 controls, soft hyphen, Arabic letter mark, zero width, direction marks and overrides,
-        // line separators, invisible operators, tags, variation selectors, byte order mark
+        // line separators, invisible operators, tags, variation selectors, byte order mark; letters and
+        // signs without any mark on the screen, some of which are names in Python
         '\u{0}'..='\u{9f}'
         | '\u{ad}'
         | '\u{61c}'
@@ -87,7 +88,18 @@ fn is_plain(c: char) -> bool {
         | '\u{fe00}'..='\u{fe0f}'
         | '\u{feff}'
         | '\u{fff0}'..='\u{ffff}'
-        | '\u{e0000}'..='\u{e0fff}' => false,
+        | '\u{e0000}'..='\u{e0fff}'
+        | '\u{34f}'
+        | '\u{115f}'
+        | '\u{1160}'
+        | '\u{17b4}'
+        | '\u{17b5}'
+        | '\u{180b}'..='\u{180d}'
+        | '\u{180f}'
+        | '\u{2800}'
+        | '\u{3164}'
+        | '\u{ffa0}'
+        | '\u{1d173}'..='\u{1d17a}' => false,
         _ => !c.is_whitespace(),
     }
 }
@@ -172,6 +184,10 @@ mod tests {
     #[test]
     fn foreign_text_cannot_move_the_cursor_or_the_direction() {
         assert_eq!(foreign("Clinique Süd 医院"), "Clinique Süd 医院");
+        assert_eq!(
+            foreign("a\u{3164}b\u{34f}c\u{ffa0}"),
+            r"a\u{3164}b\u{34f}c\u{ffa0}"
+        );
         assert_eq!(
             foreign("a\u{1b}[2Jb\n\u{202e}c"),
             r"a\u{1b}[2Jb\u{a}\u{202e}c"

@@ -167,7 +167,15 @@ pub fn view(source: &ProgramSource, entry: &str) -> String {
     );
     for (path, content) in source.files() {
         let lines = lines(content);
-        let _ = writeln!(out, "\n== {}   {} lines", text::escaped(path), lines.len());
+        // Letters that look like others are shown as they are; that there are some is worth knowing.
+        let foreign = content.chars().filter(|c| !c.is_ascii()).count();
+        let foreign = match foreign {
+            0 => String::new(),
+            1 => "   1 character is not ASCII".into(),
+            n => format!("   {n} characters are not ASCII"),
+        };
+        let (path, count) = (text::escaped(path), lines.len());
+        let _ = writeln!(out, "\n== {path}   {count} lines{foreign}");
         for (index, line) in lines.iter().enumerate() {
             let _ = writeln!(out, "{:>5} │ {}", index + 1, spaced(line));
         }
@@ -269,6 +277,20 @@ mod tests {
             assert!(shown.lines().any(|l| l == line), "{line:?} in:\n{shown}");
         }
         assert_eq!(shown.lines().filter(|l| l.starts_with("==")).count(), 1);
+        assert!(
+            shown.contains("== main.py   6 lines   2 characters are not ASCII"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_name_without_a_mark_on_the_screen_is_seen() {
+        // HANGUL FILLER and its half-width form are letters, so Python takes them for names.
+        let shown = view(
+            &source(&[("main.py", "def f(\u{3164}): \u{ffa0} = 1")]),
+            "main.py",
+        );
+        assert!(shown.contains(r"def f(\u{3164}): \u{ffa0} = 1"), "{shown}");
     }
 
     #[test]
