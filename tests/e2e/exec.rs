@@ -58,8 +58,8 @@ fn three_programs_exchange_numbers_by_tcp_and_nothing_is_left() {
 fn again_starts_the_executable_again_with_its_words_and_finds_it_where_it_was() {
     let world = World::three();
     let numbers = ["5", "70", "600"];
-    for index in 0..3 {
-        std::fs::write(world.path(&format!("number-{index}")), numbers[index]).unwrap();
+    for (index, number) in numbers.iter().enumerate() {
+        std::fs::write(world.path(&format!("number-{index}")), number).unwrap();
         for other in (0..3).filter(|other| *other != index) {
             let mut add = world.quorate(index);
             add.args(["contacts", "add", &world.names[other], &world.dids[other]]);
@@ -76,10 +76,10 @@ fn again_starts_the_executable_again_with_its_words_and_finds_it_where_it_was() 
     invite.arg(world.path("number-0")).arg("--");
     invite.arg(program("exchange.py")).args(WORDS);
     let mut parties = vec![Running::start(invite)];
-    for index in 1..3 {
+    for (index, number) in numbers.iter().enumerate().skip(1) {
         let mut join = local(index, &["join"]);
         join.arg("--program").arg(program("exchange.py"));
-        join.args(["--", numbers[index]]);
+        join.args(["--", number]);
         parties.push(Running::start(join));
     }
     let totals = |parties: Vec<Running>, total: &str| {

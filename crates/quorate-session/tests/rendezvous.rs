@@ -244,7 +244,7 @@ fn everybody_finds_everybody_and_nobody_looks_for_who_is_linked() {
         }
     }
     let (gets, puts) = (world.shelf.gets, world.shelf.puts);
-    world.run(Duration::from_secs(7200));
+    world.run(Duration::from_hours(2));
     assert_eq!((world.shelf.gets, world.shelf.puts), (gets, puts));
     // One comes back under another address: it is found again by who lost it.
     world.parties[0].seeker.linked(Pid(4), false, world.now);

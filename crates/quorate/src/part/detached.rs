@@ -60,6 +60,7 @@ const SHOWN_LOG_BYTES: usize = 4096;
 /// What was decided, for the process that does it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // independent switches
 pub struct Orders {
     v: u8,
     pub bundle: String,
