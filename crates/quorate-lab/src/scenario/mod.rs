@@ -113,6 +113,9 @@ pub struct SessionPlan {
     /// More arguments of `quorate join`.
     #[serde(default)]
     pub join: Vec<String>,
+    /// Whether the others are told the first party's address at the relay, as by hand.
+    #[serde(default)]
+    pub introduce: bool,
     /// Whether parties run without any capability.
     #[serde(default)]
     pub unprivileged: bool,

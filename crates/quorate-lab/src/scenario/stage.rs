@@ -332,6 +332,25 @@ impl Stage {
         self.ask(&first.name, &words).map(drop)
     }
 
+    /// The first party's address at the relay, for the others.
+    fn introduction(&self, index: usize) -> Outcome<Option<String>> {
+        if !self.session.introduce || index == 0 {
+            return Ok(None);
+        }
+        let first = self.parties.first().and_then(|p| p.process.as_ref());
+        let first = first.ok_or_else(|| Trouble::new("the first party has not started"))?;
+        let begun = Instant::now();
+        loop {
+            if let Some(address) = first.circuit() {
+                return Ok(Some(address));
+            }
+            if begun.elapsed() > RELAY_PATIENCE {
+                return Err(Trouble::new("the first party has no address at a relay"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts a party, or starts it again.
     pub fn join(&mut self, index: usize) -> Outcome<()> {
         let name = self.parties[index].name.clone();
@@ -351,6 +370,10 @@ impl Stage {
         let program = self.program();
         if Path::new(&program).is_file() {
             command.args(["--program", &program]);
+        }
+        let introduced = self.introduction(index)?;
+        if let Some(address) = &introduced {
+            command.args(["--at", address]);
         }
         command.args(self.told()).args(&self.session.join).arg("--");
         if self.session.hold {
