@@ -113,7 +113,7 @@ pub struct SessionPlan {
     /// More arguments of `quorate join`.
     #[serde(default)]
     pub join: Vec<String>,
-    /// Whether the others are told the first party's address at the relay, as by hand.
+    /// Whether each party is told, as by hand, at which relay those before it can be reached.
     #[serde(default)]
     pub introduce: bool,
     /// Whether parties run without any capability.

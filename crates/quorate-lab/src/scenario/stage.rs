@@ -71,6 +71,21 @@ fn cached_python() -> Option<PathBuf> {
     pythons.find(|p| p.is_file())
 }
 
+/// Waits until a party has an address at a relay.
+fn circuit_of(party: &Party) -> Outcome<String> {
+    let begun = Instant::now();
+    while begun.elapsed() < RELAY_PATIENCE {
+        if let Some(address) = party.process.as_ref().and_then(Process::circuit) {
+            return Ok(address);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(Trouble::new(format!(
+        "{} has no address at a relay",
+        party.name
+    )))
+}
+
 /// All links in a report, however it is nested.
 fn links_in(value: &Value) -> Vec<Value> {
     match value {
@@ -332,23 +347,11 @@ impl Stage {
         self.ask(&first.name, &words).map(drop)
     }
 
-    /// The first party's address at the relay, for the others.
-    fn introduction(&self, index: usize) -> Outcome<Option<String>> {
-        if !self.session.introduce || index == 0 {
-            return Ok(None);
-        }
-        let first = self.parties.first().and_then(|p| p.process.as_ref());
-        let first = first.ok_or_else(|| Trouble::new("the first party has not started"))?;
-        let begun = Instant::now();
-        loop {
-            if let Some(address) = first.circuit() {
-                return Ok(Some(address));
-            }
-            if begun.elapsed() > RELAY_PATIENCE {
-                return Err(Trouble::new("the first party has no address at a relay"));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// The addresses at the relay of those that started before.
+    fn introductions(&self, index: usize) -> Outcome<Vec<String>> {
+        let earlier = self.parties.iter().take(index);
+        let earlier = earlier.filter(|_| self.session.introduce);
+        earlier.map(circuit_of).collect()
     }
 
     /// Starts a party, or starts it again.
@@ -371,9 +374,8 @@ impl Stage {
         if Path::new(&program).is_file() {
             command.args(["--program", &program]);
         }
-        let introduced = self.introduction(index)?;
-        if let Some(address) = &introduced {
-            command.args(["--at", address]);
+        for address in self.introductions(index)? {
+            command.args(["--at", &address]);
         }
         command.args(self.told()).args(&self.session.join).arg("--");
         if self.session.hold {
