@@ -75,6 +75,9 @@ enum Command {
         /// Two parties behind each kind.
         #[arg(long)]
         twice: bool,
+        /// Tell each party where those before it are, as by hand, so that nobody is looked for.
+        #[arg(long)]
+        introduce: bool,
         /// Without those on one LAN and behind one carrier.
         #[arg(long)]
         no_groups: bool,
@@ -127,6 +130,7 @@ fn main() -> ExitCode {
             kinds,
             twice,
             no_groups,
+            introduce,
             delay_ms,
             running,
         } => {
