@@ -139,8 +139,11 @@ fn main() -> ExitCode {
             } else {
                 kinds
             };
-            let scenarios =
-                (1..=runs).map(|run| matrix::scenario(&kinds, twice, !no_groups, delay_ms, run));
+            let scenarios = (1..=runs).map(|run| {
+                let mut scenario = matrix::scenario(&kinds, twice, !no_groups, delay_ms, run);
+                scenario.session.introduce = introduce;
+                scenario
+            });
             every_pair(&scenarios.collect::<Vec<_>>(), &running)
         }
     };
