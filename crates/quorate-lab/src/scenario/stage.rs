@@ -354,6 +354,11 @@ impl Stage {
         earlier.map(circuit_of).collect()
     }
 
+    /// Seconds between rounds of `hold`: a round of many parties is many messages.
+    fn pace(&self) -> &'static str {
+        if self.parties.len() > 5 { "1.0" } else { "0.2" }
+    }
+
     /// Starts a party, or starts it again.
     pub fn join(&mut self, index: usize) -> Outcome<()> {
         let name = self.parties[index].name.clone();
@@ -380,6 +385,7 @@ impl Stage {
         command.args(self.told()).args(&self.session.join).arg("--");
         if self.session.hold {
             command.arg("--until").arg(self.over());
+            command.args(["--every", self.pace()]);
         }
         command.args(&self.session.private);
         let process = Process::start(host, command, &self.logs(), &name)?;
