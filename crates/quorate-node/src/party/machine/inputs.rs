@@ -81,13 +81,14 @@ impl Machine {
                 path,
                 reason,
             } => {
-                self.note_reason(index, &reason.to_string());
+                self.stands_otherwise();
                 show(
                     &self.events,
                     PartyEvent::Path {
                         index,
                         path: path.to_string(),
-                        reason: reason.to_string(),
+                        reason: reason.code().into(),
+                        detail: self.in_words(index, reason),
                     },
                 );
             }

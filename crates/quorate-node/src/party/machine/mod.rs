@@ -3,6 +3,7 @@
 mod gate;
 mod inputs;
 mod keeping;
+mod reach;
 mod reporting;
 mod standing;
 
@@ -43,7 +44,7 @@ use crate::{
     files::{Home, Records, disk, forget_issued, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent},
     program::supervisor::{ProgramEvent, Supervisor},
-    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
+    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach},
 };
 
 /// Largest record of a session that is read back, in bytes.
@@ -343,7 +344,8 @@ impl Machine {
         let no_mesh = |e: &dyn std::fmt::Display| {
             Fault::new(Code::Port, format!("no mesh could be made: {e}"))
         };
-        let (mesh, mesh_events) = Mesh::start(mesh_config(&plan, self.config.scope))
+        let reach = self.reach(&plan);
+        let (mesh, mesh_events) = Mesh::start(mesh_config(&plan, self.config.scope, reach))
             .await
             .map_err(|e| no_mesh(&e))?;
         let mesh = Arc::new(mesh);
@@ -650,7 +652,7 @@ fn new_session(
     Ok(session)
 }
 
-fn mesh_config(plan: &MeshPlan, scope: Scope) -> MeshConfig {
+fn mesh_config(plan: &MeshPlan, scope: Scope, reach: Reach) -> MeshConfig {
     MeshConfig {
         me: plan.me.0,
         secret: plan.secret.clone(),
@@ -670,6 +672,7 @@ fn mesh_config(plan: &MeshPlan, scope: Scope) -> MeshConfig {
                 address: p.address,
             })
             .collect(),
+        reach,
     }
 }
 
