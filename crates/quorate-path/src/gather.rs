@@ -138,7 +138,10 @@ impl Gatherer {
                 });
             }
         }
-        self.restart(now);
+        // What other servers saw stands meanwhile.
+        let known = self.servers.iter().any(|s| s.answer.is_some());
+        self.complete = known || self.servers.is_empty();
+        self.ask_all(now);
     }
 
     /// Forgets what was seen and asks anew: the machine's own addresses changed.

@@ -38,7 +38,7 @@ pub mod stun;
 pub use agent::{Agent, AgentConfig, Transmit};
 pub use candidate::{Candidate, CandidateKind, Credentials, Scope, filter};
 pub use gather::{Gatherer, Mapping, Nat, candidates};
-pub use path::{How, Path, PathEvent, Policy, Reason, Whose};
+pub use path::{How, Lane, Path, PathEvent, Policy, Reason, Whose};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

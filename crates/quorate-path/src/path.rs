@@ -77,6 +77,13 @@ impl fmt::Display for Path {
     }
 }
 
+/// A stream of the overlay that carries datagrams to the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The relay's name; `None` for a stream straight to the peer.
+    pub via: Option<String>,
+}
+
 /// Which paths the parties agreed to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {

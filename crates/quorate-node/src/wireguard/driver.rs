@@ -21,7 +21,7 @@ use super::{
     table::{PathTable, Route, Way},
 };
 use quorate_path::{
-    Agent, AgentConfig, Candidate, Gatherer, Nat, Path, PathEvent, Reason, Scope, candidates, stun,
+    Agent, AgentConfig, Candidate, Gatherer, Lane, Nat, Path, PathEvent, Reason, Scope, candidates, stun,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -241,7 +241,7 @@ impl Driver {
         let Some(lanes) = &self.lanes else { return };
         let now = Instant::now();
         for (index, peer) in &mut self.peers {
-            let lane = lanes.state(*index).map(|lane| lane.via);
+            let lane = lanes.state(*index).map(|lane| Lane { via: lane.via });
             peer.agent.set_lane(lane, now);
         }
     }

@@ -68,7 +68,9 @@ impl RoundTrip {
         });
         if !stays {
             // The other end knows it with the next question, which follows at once.
-            self.shown = Some((smooth, Some(now)));
+            // As precise as it travels, so that both ends show the same.
+            let micros = u64::try_from(smooth.as_micros()).unwrap_or(u64::MAX);
+            self.shown = Some((Duration::from_micros(micros), Some(now)));
             self.next = now;
         }
     }

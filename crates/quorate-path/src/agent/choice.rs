@@ -12,7 +12,7 @@
 
 use super::{Agent, Direct, Start};
 use crate::{
-    CandidateKind, How, Nat, Path, PathEvent, Policy, Reason, Whose,
+    CandidateKind, How, Lane, Nat, Path, PathEvent, Policy, Reason, Whose,
     limits::{DIRECT_SILENCE, ROUND_FIRST, ROUND_LAST, SEARCH},
 };
 use is::IceConnectionState;
@@ -76,15 +76,15 @@ impl Agent {
             // Both ends notice by themselves; whoever is first, the other follows.
             self.begin_round(self.round.saturating_add(1), now);
         }
-        let lane = self.lane.clone().filter(|via| match self.config.policy {
+        let lane = self.lane.clone().filter(|lane| match self.config.policy {
             Policy::Any => true,
-            Policy::Direct => via.is_none(),
-            Policy::Relay => via.is_some(),
+            Policy::Direct => lane.via.is_none(),
+            Policy::Relay => lane.via.is_some(),
         });
         let direct = self.direct.as_ref().filter(|_| !silent || lane.is_none());
         let (path, reason) = match (direct, lane) {
             (Some(direct), _) => self.describe(direct),
-            (None, Some(via)) => (Path::Relayed { via }, self.why_not_direct(now)),
+            (None, Some(Lane { via })) => (Path::Relayed { via }, self.why_not_direct(now)),
             (None, None) => {
                 let since = match &self.path {
                     Path::Down { since } => *since,

@@ -27,7 +27,7 @@
 mod choice;
 
 use crate::{
-    Candidate, CandidateKind, Credentials, Nat, Path, PathEvent, Policy, Reason, Refusal, Scope,
+    Candidate, CandidateKind, Credentials, Lane, Nat, Path, PathEvent, Policy, Reason, Refusal, Scope,
     candidate::{admit_address, filter},
     limits::{
         CHECK_INTERVAL, CHECK_WINDOW, FIRST_CHECK_TIMEOUT, MAX_CHECK_BYTES, MAX_CHECKS_PER_WINDOW,
@@ -171,8 +171,7 @@ pub struct Agent {
     /// What the peer saw as our address, by own and its address.
     mapped: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
     direct: Option<Direct>,
-    /// There is a lane; over which relay.
-    lane: Option<Option<String>>,
+    lane: Option<Lane>,
     path: Path,
     reason: Reason,
     /// A search came to nothing since the last direct path.
@@ -349,7 +348,7 @@ impl Agent {
     }
 
     /// Tells whether there is a lane to the peer, and over which relay it goes.
-    pub fn set_lane(&mut self, lane: Option<Option<String>>, now: Instant) {
+    pub fn set_lane(&mut self, lane: Option<Lane>, now: Instant) {
         if lane != self.lane {
             self.lane = lane;
             self.step(now);

@@ -3,7 +3,7 @@
 //! RFC 4787, as Linux does them.
 
 use quorate_path::{
-    Agent, AgentConfig, Candidate, Gatherer, Path, PathEvent, Policy, Reason, Scope, candidates,
+    Agent, AgentConfig, Candidate, Gatherer, Lane, Path, PathEvent, Policy, Reason, Scope, candidates,
     stun,
 };
 use std::{
@@ -281,7 +281,8 @@ impl World {
     pub fn set_lane(&mut self, via: Option<&str>) {
         self.lane = via.map(str::to_owned);
         for party in &mut self.parties {
-            party.agent.set_lane(self.lane.clone().map(Some), self.now);
+            let lane = self.lane.clone().map(|via| Lane { via: Some(via) });
+            party.agent.set_lane(lane, self.now);
         }
     }
 

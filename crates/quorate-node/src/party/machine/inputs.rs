@@ -50,7 +50,7 @@ impl Machine {
                 );
             }
             OverlayEvent::Relay(relay) => {
-                tracing::debug!(?relay, "relay");
+                self.note_relay(relay);
                 self.tell_addresses();
             }
             OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),

@@ -10,6 +10,7 @@ mod standing;
 use std::{
     collections::BTreeMap,
     fs::File,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -76,6 +77,8 @@ pub(super) struct Machine {
     gate: Gate,
     /// The party whose link to the program broke, and until when its abort is waited for.
     lost_link: Option<(u16, Instant)>,
+    /// Where relays answer STUN, by the relay's PeerId.
+    stun: BTreeMap<String, Vec<SocketAddr>>,
 }
 
 /// What exists between `Install` and `Uninstall`.
@@ -181,6 +184,7 @@ impl Machine {
             waiting,
             gate,
             lost_link: None,
+            stun: BTreeMap::new(),
         })
     }
 
