@@ -112,9 +112,9 @@ impl Pair {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        if timeout(PATIENCE, there).await.is_err() {
-            panic!("no path {word}: {:?}", self.world.meshes[0].links());
-        }
+        let in_time = timeout(PATIENCE, there).await.is_ok();
+        let links = self.world.meshes[0].links();
+        assert!(in_time, "no path {word}: {links:?}");
     }
 }
 

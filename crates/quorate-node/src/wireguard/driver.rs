@@ -21,7 +21,8 @@ use super::{
     table::{PathTable, Route, Way},
 };
 use quorate_path::{
-    Agent, AgentConfig, Candidate, Gatherer, Lane, Nat, Path, PathEvent, Reason, Scope, candidates, stun,
+    Agent, AgentConfig, Candidate, Gatherer, Lane, Nat, Path, PathEvent, Reason, Scope, candidates,
+    stun,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -489,7 +490,7 @@ async fn changed(lanes: &mut Option<watch::Receiver<u64>>) {
         }
         *lanes = None;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Leaves the own address to the system.

@@ -27,7 +27,8 @@
 mod choice;
 
 use crate::{
-    Candidate, CandidateKind, Credentials, Lane, Nat, Path, PathEvent, Policy, Reason, Refusal, Scope,
+    Candidate, CandidateKind, Credentials, Lane, Nat, Path, PathEvent, Policy, Reason, Refusal,
+    Scope,
     candidate::{admit_address, filter},
     limits::{
         CHECK_INTERVAL, CHECK_WINDOW, FIRST_CHECK_TIMEOUT, MAX_CHECK_BYTES, MAX_CHECKS_PER_WINDOW,

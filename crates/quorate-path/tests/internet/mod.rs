@@ -3,8 +3,8 @@
 //! RFC 4787, as Linux does them.
 
 use quorate_path::{
-    Agent, AgentConfig, Candidate, Gatherer, Lane, Path, PathEvent, Policy, Reason, Scope, candidates,
-    stun,
+    Agent, AgentConfig, Candidate, Gatherer, Lane, Path, PathEvent, Policy, Reason, Scope,
+    candidates, stun,
 };
 use std::{
     collections::BTreeMap,
