@@ -218,9 +218,12 @@ fn collect_sources(folder: &Path, sources: &mut String) {
     }
 }
 
-/// Attacks and faults that this version answers to. Others of the catalogue need relays, a DHT or did:web.
+/// Attacks and faults that this version answers to. Others of the catalogue need relays or did:web.
 fn catalogue() -> Vec<String> {
-    let attacks = (1..=33).chain(50..=60).map(|n| format!("a{n:02}"));
+    let attacks = (1..=33)
+        .chain(41..=44)
+        .chain(50..=60)
+        .map(|n| format!("a{n:02}"));
     let faults = (1..=11)
         .chain([15])
         .chain(24..=32)

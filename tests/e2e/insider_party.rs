@@ -34,6 +34,7 @@ async fn main() {
     let mpc = invitation.subject.mpc.clone();
     let config = PartyConfig {
         reach: quorate_node::overlay::Reach::default(),
+        network: Vec::new(),
         key: IdentityFile::load(&home).unwrap().unwrap().key,
         secret: bundle.secret,
         addresses: Vec::new(),

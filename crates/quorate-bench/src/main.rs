@@ -11,7 +11,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use quorate_bench::{Outcome, process, table::Table, world};
-use sections::{idle, programs, sessions, setup, statements, throughput};
+use sections::{dht, idle, programs, sessions, setup, statements, throughput};
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _};
 
 /// Measures what quorate costs, next to the same thing without it.
@@ -35,6 +35,9 @@ struct Args {
     /// Numbers of parties in the section `setup`.
     #[arg(long, value_delimiter = ',', default_values_t = [3, 5, 10, 25])]
     parties: Vec<usize>,
+    /// Numbers of nodes in the section `dht`.
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 5000])]
+    nodes: Vec<usize>,
     /// In the section `programs`, only those whose names begin with this.
     #[arg(long, default_value = "")]
     program: String,
@@ -57,6 +60,8 @@ enum Section {
     Programs,
     /// A waiting node, and the start of the command line.
     Idle,
+    /// Lookups of rendezvous records, by number of nodes.
+    Dht,
     /// Many sessions in one process, many parties in one session.
     Sessions,
 }
@@ -124,6 +129,13 @@ async fn measure(args: &Args, traffic: &setup::Traffic) -> Outcome<()> {
             runs: runs(5, 1),
         };
         done(throughput::run(options).await?);
+    }
+    if wants(Section::Dht) {
+        let options = dht::Options {
+            sizes: args.nodes.clone(),
+            lookups: runs(50, 5),
+        };
+        done(dht::run(options).await?);
     }
     let needs_python = [
         Section::Setup,

@@ -17,7 +17,7 @@ use std::{
 
 use quorate_node::{
     attach::Attach,
-    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach},
+    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
 };
 use quorate_path::Scope;
 use quorate_session::limits::MTU_RANGE;
@@ -145,7 +145,6 @@ fn config(me: u16, secrets: &[[u8; 32]; 2], psk: [u8; 32]) -> MeshConfig {
             psk: Zeroizing::new(psk),
             address: address(other),
         }],
-        reach: Reach::default(),
     }
 }
 

@@ -285,6 +285,7 @@ impl World {
         let (stdout, stderr) = (stdout.clone(), stderr.clone());
         PartyConfig {
             reach: quorate_node::overlay::Reach::default(),
+            network: Vec::new(),
             key: self.keys[index].clone(),
             invitation,
             secret,

@@ -79,6 +79,10 @@ impl Report {
 
     /// Shows one event.
     pub fn show(&mut self, event: &PartyEvent) {
+        // Of interest only where nobody is found; see `part/unreached.rs`.
+        if matches!(event, PartyEvent::Rendezvous(_)) {
+            return;
+        }
         if let PartyEvent::Finished {
             elapsed_ms,
             bytes_sent,

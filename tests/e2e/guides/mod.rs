@@ -5,8 +5,6 @@
 //! question was typed. `^C` on a line of its own is that key. A block ```` ```console noord ```` goes on with what runs
 //! on that machine. What a block with `file=NAME` holds is put into that file on every machine, or on `on=MACHINE`.
 //!
-//! `<!-- in tests/lab/NAME.toml -->` puts the machines onto the networks of that scenario instead.
-//!
 //! `**noord → send `FILE` to sud and ost.**` copies a file; `<!-- expired on noord: FILE → NEW -->` makes one that no
 //! command makes.
 //!
@@ -24,7 +22,6 @@ use std::{
 };
 
 use crate::{
-    lab::Networks,
     lan::Lan,
     pty::Terminal,
     world::{QUORATE, eventually, python},
@@ -41,20 +38,14 @@ struct Budget {
 /// The machines of one guide and what runs on them.
 struct Stage {
     folder: tempfile::TempDir,
-    place: Place,
+    lan: Lan,
     machines: Vec<String>,
     running: BTreeMap<String, (Terminal, usize)>,
     names: Names,
 }
 
-/// What connects the machines.
-enum Place {
-    Lan(Lan),
-    Lab(Networks),
-}
-
 impl Stage {
-    fn new(place: Place) -> Self {
+    fn new(machines: usize) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("quorate-guide-")
             .tempdir()
@@ -64,7 +55,7 @@ impl Stage {
         std::os::unix::fs::symlink(QUORATE, bin.join("quorate")).unwrap();
         Self {
             folder,
-            place,
+            lan: Lan::new(machines, &[]),
             machines: Vec::new(),
             running: BTreeMap::new(),
             names: Names::default(),
@@ -138,10 +129,7 @@ impl Stage {
             python().parent().unwrap().display(),
             std::env::var("PATH").unwrap_or_default()
         );
-        let mut words = match &self.place {
-            Place::Lan(lan) => lan.enter(index),
-            Place::Lab(networks) => networks.enter(machine),
-        };
+        let mut words = self.lan.enter(index);
         words.extend(["sh".into(), "-c".into(), command]);
         let terminal = Terminal::start(&words, |process| {
             process
@@ -203,12 +191,6 @@ impl Stage {
     }
 }
 
-/// The networks that a guide is set in, where it is not one LAN: `<!-- in tests/lab/NAME.toml -->`.
-fn networks(guide: &str) -> Option<&str> {
-    let after = guide.split("<!-- in tests/lab/").nth(1)?;
-    after.split(".toml -->").next()
-}
-
 /// Runs a guide and counts what it asked of people.
 fn run(name: &str, budget: &Budget) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -231,11 +213,7 @@ fn run(name: &str, budget: &Budget) {
             && spent.messages <= budget.messages,
         "{name} asks more of people than it may: {spent:?}"
     );
-    let place = match networks(&text) {
-        None => Place::Lan(Lan::new(machines.len(), &[])),
-        Some(name) => Place::Lab(Networks::up(name, machines.len())),
-    };
-    let mut stage = Stage::new(place);
+    let mut stage = Stage::new(machines.len());
     for step in steps {
         stage.run(step, &machines);
     }

@@ -1,5 +1,6 @@
 //! The questions, one module each.
 
+pub mod dht;
 pub mod idle;
 pub mod programs;
 pub mod sessions;

@@ -49,10 +49,8 @@ pub enum PartyEvent {
         index: u16,
         /// The word for the path.
         path: String,
-        /// The word for why.
+        /// Why.
         reason: String,
-        /// Why, as a sentence.
-        detail: String,
     },
     /// The program runs.
     Program {
@@ -82,6 +80,8 @@ pub enum PartyEvent {
         /// The file.
         file: String,
     },
+    /// What became of looking for the others through nodes, for who asks why nobody was found.
+    Rendezvous(Rendezvous),
     /// Something to know.
     Note {
         /// In words.
@@ -94,6 +94,23 @@ pub enum PartyEvent {
     },
     /// Everything made for the session was removed.
     Cleaned,
+}
+
+/// Looking for the others through nodes that keep rendezvous records, so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rendezvous {
+    /// Nodes that were named: relays, `--network`, and those of the invitation.
+    pub named: usize,
+    /// Nodes that there is a connection to.
+    pub connected: usize,
+    /// Nodes that keep where this party is.
+    pub kept_by: usize,
+    /// Lookups that ended.
+    pub looked_up: u32,
+    /// Answers that nodes gave.
+    pub answers: u32,
+    /// Those of them that were refused.
+    pub refused: u32,
 }
 
 /// One link of the mesh as this party sees it.

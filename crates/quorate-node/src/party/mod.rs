@@ -24,7 +24,7 @@ use quorate_identity::{SigningKey, UnixTime, Verified};
 use quorate_session::{Fingerprint, Invitation, Outcome, RendezvousSecret};
 use tokio::sync::{mpsc, watch};
 
-pub use event::{LinkReport, PartyEvent};
+pub use event::{LinkReport, PartyEvent, Rendezvous};
 
 use crate::{
     Fault,
@@ -81,6 +81,8 @@ pub struct PartyConfig {
     pub scope: Scope,
     /// Through which relays the other parties are reached, those of the invitation besides.
     pub reach: crate::overlay::Reach,
+    /// Nodes that keep rendezvous records, besides the relays.
+    pub network: Vec<String>,
     /// Whether the own program must give this party's own number before anything leaves. The other
     /// parties never rely on it: their guards check again.
     pub check_own_program: bool,

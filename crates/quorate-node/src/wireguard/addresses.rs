@@ -1,6 +1,5 @@
 //! Own addresses as host candidates.
 
-use super::limits::MAX_HOST_ADDRESSES;
 use quorate_path::{Candidate, Scope};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -20,10 +19,7 @@ pub(super) fn host_candidates(scope: Scope, port: u16, ipv6: bool) -> Vec<Candid
         .into_iter()
         .map(|ip| Candidate::host(SocketAddr::new(ip, port)))
         .collect();
-    let mut candidates = quorate_path::filter(candidates, scope);
-    // Room is left for what servers see of them.
-    candidates.truncate(MAX_HOST_ADDRESSES);
-    candidates
+    quorate_path::filter(candidates, scope)
 }
 
 #[cfg(test)]

@@ -245,8 +245,6 @@ impl Seeker {
         if std::mem::replace(&mut other.linked, linked) && !linked {
             other.failures = 0;
             other.due = now;
-            // What was known may still hold: it counts as news once more.
-            other.seq = other.seq.saturating_sub(1);
         }
     }
 
@@ -520,6 +518,10 @@ impl Seeker {
                 if let Some(other) = self.others.get_mut(&pid) {
                     other.gets += 1;
                 }
+            }
+            // What is known already is told again in each round: whoever dials may have given it up.
+            if let Some(other) = self.others.get_mut(&pid) {
+                other.seq = other.seq.saturating_sub(1);
             }
         }
     }

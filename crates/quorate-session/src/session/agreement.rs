@@ -342,7 +342,6 @@ impl Session {
                 public: member.wg.0,
                 psk,
                 address,
-                peer: member.peer,
             })
         });
         MeshPlan {

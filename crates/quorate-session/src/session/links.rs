@@ -495,7 +495,7 @@ impl Session {
     }
 
     /// Parties with a proven link to us.
-    fn linked(&self) -> BTreeSet<Pid> {
+    pub fn linked(&self) -> BTreeSet<Pid> {
         self.links.values().filter_map(Link::pid).collect()
     }
 

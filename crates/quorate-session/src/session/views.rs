@@ -63,11 +63,6 @@ impl Session {
         self.ledger.join(self.me).map(Verified::digest)
     }
 
-    /// Whether there is a link to a party that proved who it is.
-    pub fn is_linked(&self, pid: Pid) -> bool {
-        self.links.values().any(|link| link.pid() == Some(pid))
-    }
-
     /// All parties, by position.
     pub fn parties(&self) -> Vec<PartyView> {
         let view = |(pid, party): (Pid, &InvitedParty)| PartyView {

@@ -33,6 +33,10 @@ pub struct PartArgs {
     /// Use your own relays only, not those that the inviter or other parties name.
     #[arg(long, help_heading = "Network")]
     pub own_relays: bool,
+    /// Node that keeps where you are for the others to look up, such as another `quorate relay run`; repeat for more.
+    /// Without it: the lines of the file `network` beside your contacts. Relays in use are such nodes anyway.
+    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    pub network: Vec<String>,
     /// Your private arguments, one a line, in a file (`-` for stdin): unlike those on the command
     /// line, other users of this machine cannot see them in the list of processes.
     #[arg(long, value_name = "FILE", help_heading = "Taking part")]

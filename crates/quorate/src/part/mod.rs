@@ -94,6 +94,8 @@ pub struct Options {
     pub at: Vec<String>,
     /// Through which relays.
     pub reach: Reach,
+    /// Nodes that keep where this party is, besides the relays.
+    pub network: Vec<String>,
     pub private_args: Vec<String>,
     /// How the program is run here.
     pub execution: ExecutionArgs,
@@ -117,6 +119,7 @@ impl Options {
     /// Reads the options; the private arguments come from `args` or from the file that was named.
     pub fn new(home: &Home, part: PartArgs, args: Vec<String>) -> Result<Self, Failure> {
         let reach = reach::of(&part, home)?;
+        let network = reach::network(&part, home)?;
         let private_args = match &part.private_args {
             Some(file) => read_text(file)?.lines().map(str::to_owned).collect(),
             None => args,
@@ -131,6 +134,7 @@ impl Options {
             scope: if part.local { Scope::Local } else { Scope::Lan },
             at: part.at,
             reach,
+            network,
             private_args,
             execution: part.execution,
             detach: part.detach,
@@ -441,6 +445,7 @@ pub async fn take_part(
         working_folder: std::env::current_dir().unwrap_or_else(|_| "/".into()),
         scope: options.scope,
         reach: options.reach,
+        network: options.network,
         check_own_program: true,
         home: user.home.clone(),
         name: name.clone(),

@@ -36,6 +36,8 @@ pub fn meeting_hints(
 const VARIABLE: &str = "QUORATE_RELAY";
 /// The file among the user's data.
 const FILE: &str = "relays";
+/// The file of nodes that are asked in every session, besides the relays.
+const NETWORK_FILE: &str = "network";
 /// Largest such file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
@@ -86,22 +88,52 @@ pub fn of(part: &PartArgs, home: &Home) -> Result<Reach, Failure> {
     })
 }
 
+/// The nodes that keep rendezvous records for this party, besides its relays.
+pub fn network(part: &PartArgs, home: &Home) -> Result<Vec<String>, Failure> {
+    let scope = if part.local { Scope::Local } else { Scope::Lan };
+    let (nodes, source) = if part.network.is_empty() {
+        (lines(home, NETWORK_FILE)?, "the file of nodes")
+    } else {
+        (part.network.clone(), "--network")
+    };
+    if let Some(name) = nodes.iter().find(|node| !node.starts_with('/')) {
+        let text = format!("there is no network {}", text::foreign(name));
+        return Err(Failure::new(Code::Address, text)
+            .note("from", source)
+            .hint("name nodes by their addresses; any `quorate relay run` is one. The public libp2p network keeps no records of this kind"));
+    }
+    for node in &nodes {
+        let scope = if source == "--network" {
+            scope
+        } else {
+            Scope::Lan
+        };
+        check_relay(node, scope).map_err(|why| refused(node, source, why))?;
+    }
+    let usable = nodes.into_iter().filter(|n| check_relay(n, scope).is_ok());
+    Ok(usable.take(MAX_RENDEZVOUS_ADDRESSES).collect())
+}
+
 fn kept(home: &Home) -> Result<(Vec<String>, &'static str), Failure> {
     if let Ok(text) = std::env::var(VARIABLE) {
         let all = text.split([',', ' ']).filter(|r| !r.is_empty());
         return Ok((all.map(str::to_owned).collect(), VARIABLE));
     }
-    let path = home.data().join(FILE);
+    Ok((lines(home, FILE)?, "the file of relays"))
+}
+
+/// The lines of a file among the user's data, without remarks.
+fn lines(home: &Home, name: &str) -> Result<Vec<String>, Failure> {
+    let path = home.data().join(name);
     let bytes = read_bounded(&path, MAX_FILE_BYTES)?.unwrap_or_default();
     let text = String::from_utf8(bytes).map_err(|_| {
-        Failure::new(Code::Usage, "the list of relays is not text")
+        Failure::new(Code::Usage, format!("the list of {name} is not text"))
             .note("file", path.display().to_string())
     })?;
     let lines = text
         .lines()
         .map(|l| l.split('#').next().unwrap_or_default().trim());
-    let relays = lines.filter(|l| !l.is_empty()).map(str::to_owned);
-    Ok((relays.collect(), "the file of relays"))
+    Ok(lines.filter(|l| !l.is_empty()).map(str::to_owned).collect())
 }
 
 fn refused(relay: &str, source: &str, why: &str) -> Failure {

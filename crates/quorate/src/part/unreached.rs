@@ -10,7 +10,7 @@ use std::time::Duration;
 use quorate_identity::Code;
 use quorate_node::{
     overlay::Relaying,
-    party::{PartyEvent, Scope, Stop},
+    party::{PartyEvent, Rendezvous, Scope, Stop},
 };
 use tokio::{
     sync::watch,
@@ -77,6 +77,8 @@ pub struct Patience {
     /// When it is over, and what is said then.
     until: Option<(Instant, Failure)>,
     over: bool,
+    /// How far looking through nodes came.
+    nodes: Option<Rendezvous>,
     user: watch::Receiver<Stop>,
     wish: watch::Sender<Stop>,
 }
@@ -94,6 +96,7 @@ impl Patience {
         let patience = Self {
             until,
             over: false,
+            nodes: None,
             user,
             wish,
         };
@@ -102,6 +105,9 @@ impl Patience {
 
     /// Whoever answered at all was reached.
     pub fn look_at(&mut self, event: &PartyEvent, me: u16) {
+        if let PartyEvent::Rendezvous(nodes) = event {
+            self.nodes = Some(*nodes);
+        }
         if let PartyEvent::Party { index, phase } = event
             && !self.over
             && *index != me
@@ -143,6 +149,69 @@ impl Patience {
 
     /// What is said if it ended the session.
     pub fn ended_it(self) -> Option<Failure> {
-        self.until.filter(|_| self.over).map(|(_, failure)| failure)
+        let failure = self
+            .until
+            .filter(|_| self.over)
+            .map(|(_, failure)| failure)?;
+        Some(failure.note("nodes", nodes_line(self.nodes)))
+    }
+}
+
+/// What became of looking through nodes that keep rendezvous records.
+fn nodes_line(nodes: Option<Rendezvous>) -> String {
+    let Some(nodes) = nodes else {
+        return "none was asked; name a relay that all of you use: --relay ADDR".into();
+    };
+    let Rendezvous {
+        named,
+        connected,
+        kept_by,
+        looked_up,
+        answers,
+        refused,
+    } = nodes;
+    let usable = answers.saturating_sub(refused);
+    let said = match (connected, kept_by) {
+        (0, 0) => "none of them answers".to_owned(),
+        (_, 0) => "none of them keeps where you are".to_owned(),
+        _ => format!("{kept_by} keep where you are"),
+    };
+    let heard = match (looked_up, usable, refused) {
+        (0, ..) => "nothing was looked up yet".to_owned(),
+        (_, 0, 0) => format!("{looked_up} lookups found nobody: the others have not been there"),
+        (_, 0, refused) => format!("{looked_up} lookups gave {refused} false answers"),
+        (_, _, 0) => format!("{looked_up} lookups gave addresses, and nobody answers there"),
+        (_, _, refused) => format!(
+            "{looked_up} lookups gave addresses, and nobody answers there; {refused} false answers"
+        ),
+    };
+    format!("{named} named; {said}; {heard}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_did_is_said_in_one_line() {
+        let nodes = Rendezvous {
+            named: 2,
+            ..Rendezvous::default()
+        };
+        assert_eq!(
+            nodes_line(Some(nodes)),
+            "2 named; none of them answers; nothing was looked up yet"
+        );
+        let nodes = Rendezvous {
+            connected: 1,
+            kept_by: 1,
+            looked_up: 9,
+            ..nodes
+        };
+        assert_eq!(
+            nodes_line(Some(nodes)),
+            "2 named; 1 keep where you are; 9 lookups found nobody: the others have not been there"
+        );
+        assert!(nodes_line(None).contains("--relay"));
     }
 }

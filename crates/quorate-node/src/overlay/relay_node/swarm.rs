@@ -18,13 +18,13 @@ use super::{External, RelayLimits, setup};
 use crate::overlay::{
     OverlayError, Scope,
     address::Endpoint,
-    admission, announce,
+    admission, announce, dht,
     network::identify_config,
     throttle::{Meter, Throttled},
 };
 
 /// Streams of one connection beside the circuits of its peer.
-const MAX_STREAMS_BESIDE: u32 = 16;
+const MAX_STREAMS_BESIDE: u32 = 64;
 /// Connections in their handshake, opened by others.
 const MAX_PENDING: u32 = 128;
 /// Connections with one peer.
@@ -37,13 +37,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const QUIC_STREAM_WINDOW: u32 = 1024 * 1024;
 const QUIC_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
-/// All behaviours of a relay. What serves others in addition (a DHT) belongs beside `relay`.
+/// All behaviours of a relay. It is a node of the DHT too, and asks no other node: a relay dials nobody.
 #[derive(NetworkBehaviour)]
 pub(super) struct Node {
     limits: connection_limits::Behaviour,
     admission: admission::Behaviour,
     pub relay: relay::Behaviour,
     announce: announce::Behaviour,
+    pub dht: dht::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
 }
@@ -115,6 +116,7 @@ pub(super) fn behaviours(
         admission: admission::Behaviour::with_limits(per_address, per_address.saturating_mul(4)),
         relay: relay::Behaviour::new(keypair.public().to_peer_id(), config),
         announce: announce::Behaviour::answering(source),
+        dht: dht::Behaviour::node(keypair.public().to_peer_id(), dht::Extent::Named),
         identify: identify::Behaviour::new(identify_config(keypair.public())),
         ping: ping::Behaviour::default(),
     }

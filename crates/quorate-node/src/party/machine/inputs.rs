@@ -50,7 +50,7 @@ impl Machine {
                 );
             }
             OverlayEvent::Relay(relay) => {
-                self.note_relay(relay);
+                tracing::debug!(?relay, "relay");
                 self.tell_addresses();
             }
             OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
@@ -68,9 +68,9 @@ impl Machine {
         // Where all data goes over relays, nobody needs to know where anybody is.
         let shown = |a: &String| path != PathPolicy::Relay && (local || !of_machine(a));
         let circuits = circuits.into_iter().take(MAX_CIRCUITS_TOLD);
-        let addresses = circuits.chain(direct.into_iter().filter(shown));
-        self.session
-            .set_addresses(addresses.collect(), clock::now());
+        let addresses: Vec<String> = circuits.chain(direct.into_iter().filter(shown)).collect();
+        self.publish_addresses(&addresses);
+        self.session.set_addresses(addresses, clock::now());
     }
 
     pub(super) fn on_mesh(&mut self, event: MeshEvent) {
@@ -81,14 +81,13 @@ impl Machine {
                 path,
                 reason,
             } => {
-                self.stands_otherwise();
+                self.note_reason(index, &reason.to_string());
                 show(
                     &self.events,
                     PartyEvent::Path {
                         index,
                         path: path.to_string(),
-                        reason: reason.code().into(),
-                        detail: self.in_words(index, reason),
+                        reason: reason.to_string(),
                     },
                 );
             }

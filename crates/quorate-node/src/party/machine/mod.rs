@@ -3,20 +3,19 @@
 mod gate;
 mod inputs;
 mod keeping;
-mod reach;
 mod reporting;
+mod seeking;
 mod standing;
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use quorate_identity::{Code, DidKeyResolver, Digest, Resolver};
+use quorate_identity::{Code, Did, DidKeyResolver, Digest, Rejection, ResolvedDid, Resolver};
 use quorate_session::{
     Closure, Event, LinkId, MeshPlan, Outcome, Pid, Record, RendezvousSecret, Session, Setup,
     State, Stored,
@@ -31,10 +30,11 @@ use zeroize::Zeroizing;
 use self::{
     gate::Gate,
     keeping::{earlier_record, forget_old_records},
+    seeking::Seeking,
     standing::Standing,
 };
 use super::{
-    PartyConfig, PartyEvent, Scope, SharedMesh, Stop, clock,
+    PartyConfig, PartyEvent, Rendezvous, Scope, SharedMesh, Stop, clock,
     control::{ControlEvent, ControlStreams},
     program::Guard,
 };
@@ -43,9 +43,9 @@ use crate::{
     attach::GuardEvent,
     control::{Command, Control, SessionStatus},
     files::{Home, Records, disk, forget_issued, read_bounded, write_atomic},
-    overlay::{Overlay, OverlayConfig, OverlayEvent},
+    overlay::{Overlay, OverlayConfig, OverlayEvent, dht::Answer},
     program::supervisor::{ProgramEvent, Supervisor},
-    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach},
+    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
 };
 
 /// Largest record of a session that is read back, in bytes.
@@ -59,6 +59,10 @@ pub(super) struct Machine {
     session: Session,
     overlay: Overlay,
     overlay_events: mpsc::Receiver<OverlayEvent>,
+    /// Rendezvous through nodes, where there are any.
+    seeking: Option<Seeking>,
+    /// What was last said about it.
+    sought: Option<Rendezvous>,
     installed: Option<Installed>,
     running: Option<Running>,
     /// Run folder and control socket.
@@ -77,8 +81,6 @@ pub(super) struct Machine {
     gate: Gate,
     /// The party whose link to the program broke, and until when its abort is waited for.
     lost_link: Option<(u16, Instant)>,
-    /// Where relays answer STUN, by the relay's PeerId.
-    stun: BTreeMap<String, Vec<SocketAddr>>,
 }
 
 /// What exists between `Install` and `Uninstall`.
@@ -120,6 +122,7 @@ enum Input {
     Program(ProgramEvent),
     Stop(Stop),
     Command(Command),
+    Answer(Answer),
     Release,
     Deadline,
     Heartbeat,
@@ -156,6 +159,7 @@ impl Machine {
         let (overlay, overlay_events) = Overlay::start(overlay)
             .await
             .map_err(|e| Fault::new(Code::Port, format!("no overlay could be opened: {e}")))?;
+        let seeking = Seeking::start(&config, &session)?;
         overlay.expect_links(config.invitation.subject.parties.len() - 1);
         let now = clock::now();
         let waiting = Waiting {
@@ -171,6 +175,8 @@ impl Machine {
             session,
             overlay,
             overlay_events,
+            seeking,
+            sought: None,
             installed: None,
             running: None,
             desk,
@@ -184,7 +190,6 @@ impl Machine {
             waiting,
             gate,
             lost_link: None,
-            stun: BTreeMap::new(),
         })
     }
 
@@ -194,6 +199,9 @@ impl Machine {
         self.show_end(&outcome);
         self.show_record();
         self.uninstall().await;
+        if let Some(seeking) = self.seeking.take() {
+            seeking.stop().await;
+        }
         self.overlay.stop().await;
         let cleaned = self.desk.close().await;
         let outcome = outcome?;
@@ -214,6 +222,7 @@ impl Machine {
             if let Some(outcome) = self.drain().await? {
                 return Ok(outcome);
             }
+            self.seek();
             self.report_mesh(false);
             self.report_waiting();
             self.report_hold();
@@ -261,17 +270,8 @@ impl Machine {
     async fn obey(&mut self, event: Event) -> Result<Option<Outcome>, Fault> {
         match event {
             Event::Resolve(did) => {
-                let answer = DidKeyResolver.resolve(&did).unwrap_or_else(|| {
-                    Err(quorate_identity::Rejection::new(
-                        Code::DidResolve,
-                        "D3",
-                        format!(
-                            "{did} cannot be resolved: only did:key is supported by this version"
-                        ),
-                    ))
-                });
                 self.session
-                    .handle_resolved(&did, answer, clock::wall(), clock::now());
+                    .handle_resolved(&did, resolve(&did), clock::wall(), clock::now());
             }
             Event::Persist { token, record } => {
                 let path = self.record.clone();
@@ -300,6 +300,7 @@ impl Machine {
             ),
             Event::Party { pid, phase } => {
                 self.stands_otherwise();
+                self.note_links();
                 show(
                     &self.events,
                     PartyEvent::Party {
@@ -348,8 +349,7 @@ impl Machine {
         let no_mesh = |e: &dyn std::fmt::Display| {
             Fault::new(Code::Port, format!("no mesh could be made: {e}"))
         };
-        let reach = self.reach(&plan);
-        let (mesh, mesh_events) = Mesh::start(mesh_config(&plan, self.config.scope, reach))
+        let (mesh, mesh_events) = Mesh::start(mesh_config(&plan, self.config.scope))
             .await
             .map_err(|e| no_mesh(&e))?;
         let mesh = Arc::new(mesh);
@@ -461,7 +461,8 @@ impl Machine {
     async fn next(&mut self, stop: &mut watch::Receiver<Stop>) -> Input {
         let core = self.session.poll_timeout().map(|(at, _)| at);
         let lost_link = self.lost_link.map(|(_, at)| at);
-        let deadline = [core, lost_link].into_iter().flatten().min();
+        let seeker = self.seeking.as_ref().and_then(Seeking::poll_timeout);
+        let deadline = [core, lost_link, seeker].into_iter().flatten().min();
         let next_report = self.waiting.next_report.min(self.standing.next);
         let (mesh, control, guard) = match &mut self.installed {
             Some(i) => (
@@ -480,6 +481,7 @@ impl Machine {
             Some(event) = recv(program) => Input::Program(event),
             Ok(()) = stop.changed() => Input::Stop(*stop.borrow_and_update()),
             Some(command) = self.desk.command() => Input::Command(command),
+            Some(answer) = Seeking::answer(self.seeking.as_mut()) => Input::Answer(answer),
             () = self.gate.opened() => Input::Release,
             () = sleep_until(deadline) => Input::Deadline,
             () = sleep_until(Some(next_report)) => Input::Heartbeat,
@@ -489,7 +491,10 @@ impl Machine {
     async fn apply(&mut self, input: Input) -> Result<Option<Outcome>, Fault> {
         let (at, now) = (clock::wall(), clock::now());
         match input {
-            Input::Overlay(Some(event)) => self.on_overlay(event),
+            Input::Overlay(Some(event)) => {
+                self.on_overlay(event);
+                self.note_links();
+            }
             Input::Overlay(None) => {
                 return Err(Fault::new(Code::Internal, "the overlay ended by itself"));
             }
@@ -522,6 +527,7 @@ impl Machine {
                 );
             }
             Input::Command(command) => self.on_command(command, at, now),
+            Input::Answer(answer) => self.on_answer(answer, at, now),
             Input::Release => self.release_start(),
             Input::Deadline => {
                 self.session.handle_timeout(at, now);
@@ -532,6 +538,14 @@ impl Machine {
         }
         Ok(None)
     }
+}
+
+/// The keys of a DID.
+fn resolve(did: &Did) -> Result<ResolvedDid, Rejection> {
+    DidKeyResolver.resolve(did).unwrap_or_else(|| {
+        let text = format!("{did} cannot be resolved: only did:key is supported by this version");
+        Err(Rejection::new(Code::DidResolve, "D3", text))
+    })
 }
 
 /// The run folder and control socket, of the lobby before or new ones.
@@ -656,7 +670,7 @@ fn new_session(
     Ok(session)
 }
 
-fn mesh_config(plan: &MeshPlan, scope: Scope, reach: Reach) -> MeshConfig {
+fn mesh_config(plan: &MeshPlan, scope: Scope) -> MeshConfig {
     MeshConfig {
         me: plan.me.0,
         secret: plan.secret.clone(),
@@ -676,7 +690,6 @@ fn mesh_config(plan: &MeshPlan, scope: Scope, reach: Reach) -> MeshConfig {
                 address: p.address,
             })
             .collect(),
-        reach,
     }
 }
 

@@ -1,0 +1,542 @@
+//! The party's side: a small swarm that asks and stores, under an identity that is used for nothing else.
+//!
+//! ```text
+//!   put, get ─► waiting ─ first round of acquaintance over, or BEGIN_WAIT ─► under way ─► Answer*, Stored | LookedUp
+//!                                   identity older than IDENTITY_LIFETIME and nothing under way ─► a new swarm
+//! ```
+//! Each order is carried out twice, where there are more nodes than were named: along the disjoint paths of Kademlia, and at
+//! the named nodes themselves. Whoever surrounds a key with nodes of its own hides nothing that a named node keeps.
+//!
+//! It listens nowhere. Its identity changes every hour, as the keys do, so that nodes cannot join one hour's key with the
+//! next one's by it.
+//!
+//! Limits: [`ORDER_QUEUE`] orders and [`ANSWER_QUEUE`] answers wait, [`MAX_WAITING`] orders wait for the network,
+//! [`MAX_NODES`] nodes are named. After as many answers as are looked at a lookup is ended.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, Swarm, SwarmBuilder, connection_limits,
+    connection_limits::ConnectionLimits,
+    identity::Keypair,
+    kad::{
+        self, BootstrapOk, GetRecordOk, PutRecordError, QueryId, QueryResult, Quorum, Record,
+        RecordKey,
+    },
+    noise,
+    swarm::{NetworkBehaviour, SwarmEvent},
+    tcp, yamux,
+};
+use quorate_session::limits::MAX_RENDEZVOUS_ANSWERS;
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep_until};
+
+use super::behaviour::{Behaviour, Extent};
+use crate::overlay::{OverlayError, Scope, address::Endpoint};
+
+/// Orders waiting for the task.
+const ORDER_QUEUE: usize = 64;
+/// Answers waiting for the caller.
+const ANSWER_QUEUE: usize = 256;
+/// Orders that wait until nodes are known; more are answered with nothing.
+const MAX_WAITING: usize = 128;
+/// Nodes that a user can name.
+const MAX_NODES: usize = 16;
+/// So long the first round of acquaintance may take before orders are carried out anyway.
+const BEGIN_WAIT: Duration = Duration::from_secs(4);
+/// An identity is not used longer than this.
+const IDENTITY_LIFETIME: Duration = Duration::from_hours(1);
+/// A connection without a query is kept for this long.
+const IDLE_WAIT: Duration = Duration::from_secs(20);
+/// A connection must be there within this time.
+const DIAL_WAIT: Duration = Duration::from_secs(5);
+/// Connections at a time.
+const MAX_CONNECTIONS: u32 = 96;
+
+/// What is needed to ask nodes.
+#[derive(Clone, Debug)]
+pub struct DhtConfig {
+    /// Where nodes may be.
+    pub scope: Scope,
+    /// Nodes to begin with, as multiaddr text with `/p2p/PEER`.
+    pub nodes: Vec<String>,
+}
+
+/// What became of an order.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// So many nodes keep the value.
+    Stored {
+        /// The order.
+        id: u64,
+        /// How many.
+        nodes: usize,
+    },
+    /// A node gave this value.
+    Value {
+        /// The order.
+        id: u64,
+        /// What it gave; nothing about it was checked.
+        value: Vec<u8>,
+    },
+    /// Nothing more comes.
+    LookedUp {
+        /// The order.
+        id: u64,
+        /// Requests to nodes.
+        asked: u32,
+        /// Those that were answered.
+        answered: u32,
+    },
+    /// How many nodes are known has changed.
+    Known {
+        /// How many.
+        nodes: usize,
+        /// To how many there is a connection.
+        connected: usize,
+    },
+    /// Something a person may want to know.
+    Note(String),
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stored { id, nodes } => write!(f, "Stored({id}, {nodes})"),
+            Self::Value { id, value } => write!(f, "Value({id}, {} bytes)", value.len()),
+            Self::LookedUp { id, asked, .. } => write!(f, "LookedUp({id}, {asked})"),
+            Self::Known { nodes, connected } => write!(f, "Known({nodes}, {connected})"),
+            Self::Note(note) => write!(f, "Note({note})"),
+        }
+    }
+}
+
+enum Order {
+    Put {
+        id: u64,
+        key: [u8; 32],
+        value: Vec<u8>,
+    },
+    Get {
+        id: u64,
+        key: [u8; 32],
+    },
+    Nodes(Vec<String>),
+    Stop,
+}
+
+/// A handle on the task that asks. Dropping it ends the task.
+#[derive(Debug)]
+pub struct Dht {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Dht {
+    /// Starts to make acquaintance with nodes.
+    pub fn start(config: &DhtConfig) -> Result<(Self, mpsc::Receiver<Answer>), OverlayError> {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (sender, answers) = mpsc::channel(ANSWER_QUEUE);
+        let (orders, receiver) = mpsc::channel(ORDER_QUEUE);
+        let mut task = Task {
+            swarm: network_of(config.scope)?,
+            begun: Instant::now(),
+            is_acquainted: false,
+            nodes: Vec::new(),
+            scope: config.scope,
+            waiting: Vec::new(),
+            queries: HashMap::new(),
+            under_way: HashMap::new(),
+            answers: sender,
+            known: (0, 0),
+            notes: Vec::new(),
+        };
+        task.name(&config.nodes);
+        task.acquaint();
+        let task = tokio::spawn(task.run(receiver));
+        Ok((Self { orders, task }, answers))
+    }
+
+    /// Stores `value` under `key`; answered by [`Answer::Stored`]. `false` if the task is too busy.
+    pub fn put(&self, id: u64, key: [u8; 32], value: Vec<u8>) -> bool {
+        self.orders.try_send(Order::Put { id, key, value }).is_ok()
+    }
+
+    /// Looks `key` up; answered by any number of [`Answer::Value`] and one [`Answer::LookedUp`].
+    pub fn get(&self, id: u64, key: [u8; 32]) -> bool {
+        self.orders.try_send(Order::Get { id, key }).is_ok()
+    }
+
+    /// More nodes to begin with.
+    pub fn add_nodes(&self, nodes: Vec<String>) {
+        if self.orders.try_send(Order::Nodes(nodes)).is_err() {
+            tracing::warn!("the DHT takes no more orders");
+        }
+    }
+
+    /// Ends the task and waits until its sockets are closed.
+    pub async fn stop(self) {
+        let _ = self.orders.send(Order::Stop).await;
+        let _ = self.task.await;
+    }
+}
+
+#[derive(NetworkBehaviour)]
+struct Asking {
+    limits: connection_limits::Behaviour,
+    wide: Behaviour,
+    named: Behaviour,
+}
+
+/// Which nodes a query goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Way {
+    /// Those nearest to the key.
+    Wide,
+    /// Those that were named.
+    Named,
+}
+
+impl Asking {
+    fn dht(&mut self, way: Way) -> &mut Behaviour {
+        match way {
+            Way::Wide => &mut self.wide,
+            Way::Named => &mut self.named,
+        }
+    }
+}
+
+/// A swarm with a fresh identity that dials, and never listens.
+fn network_of(scope: Scope) -> Result<Swarm<Asking>, OverlayError> {
+    let setup = |error: &dyn fmt::Display| OverlayError::Setup(error.to_string());
+    let limits = ConnectionLimits::default()
+        .with_max_established_incoming(Some(0))
+        .with_max_established_outgoing(Some(MAX_CONNECTIONS));
+    Ok(
+        SwarmBuilder::with_existing_identity(Keypair::generate_ed25519())
+            .with_tokio()
+            .with_tcp(
+                tcp::Config::new().nodelay(true),
+                noise::Config::new,
+                yamux::Config::default,
+            )
+            .map_err(|e| setup(&e))?
+            .with_quic()
+            .with_behaviour(|key| Asking {
+                limits: connection_limits::Behaviour::new(limits),
+                wide: Behaviour::party(key.public().to_peer_id(), Extent::Within(scope)),
+                named: Behaviour::party_of_named(key.public().to_peer_id()),
+            })
+            .map_err(|e| setup(&e))?
+            .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_WAIT))
+            .with_connection_timeout(DIAL_WAIT)
+            .build(),
+    )
+}
+
+/// One order and what became of it so far.
+#[derive(Default)]
+struct UnderWay {
+    queries: usize,
+    answers: usize,
+    nodes: usize,
+    asked: u32,
+    answered: u32,
+}
+
+struct Task {
+    swarm: Swarm<Asking>,
+    begun: Instant,
+    is_acquainted: bool,
+    nodes: Vec<(PeerId, Multiaddr)>,
+    scope: Scope,
+    waiting: Vec<Order>,
+    queries: HashMap<(Way, QueryId), u64>,
+    under_way: HashMap<u64, UnderWay>,
+    answers: mpsc::Sender<Answer>,
+    known: (usize, usize),
+    notes: Vec<String>,
+}
+
+impl Task {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            for note in std::mem::take(&mut self.notes) {
+                self.say(Answer::Note(note));
+            }
+            let begin = self.begun + BEGIN_WAIT;
+            let holds = !self.waiting.is_empty() && !self.is_acquainted;
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Stop) | None => return,
+                    Some(order) => self.on_order(order),
+                },
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+                () = sleep_until(begin.into()), if holds => self.begin(),
+                () = self.answers.closed() => return,
+            }
+        }
+    }
+
+    fn name(&mut self, nodes: &[String]) {
+        for text in nodes {
+            let shown: String = text.chars().take(80).collect();
+            match Endpoint::parse(text, self.scope) {
+                Ok(endpoint) if endpoint.relay.is_some() => self
+                    .notes
+                    .push(format!("the node {shown:?} is not asked: it is a circuit")),
+                Ok(Endpoint {
+                    peer: Some(peer),
+                    address,
+                    ..
+                }) => {
+                    if self.nodes.len() < MAX_NODES
+                        && !self.nodes.contains(&(peer, address.clone()))
+                    {
+                        self.nodes.push((peer, address));
+                    }
+                }
+                Ok(_) => self.notes.push(format!(
+                    "the node {shown:?} is not asked: /p2p/PEER is missing"
+                )),
+                Err(why) => self
+                    .notes
+                    .push(format!("the node {shown:?} is not asked: {why}")),
+            }
+        }
+    }
+
+    /// Asks the named nodes for others.
+    fn acquaint(&mut self) {
+        self.remember_named();
+        let _ = self.swarm.behaviour_mut().wide.kad().bootstrap();
+    }
+
+    /// Kademlia forgets nodes that it could not dial once; those that were named are tried again.
+    fn remember_named(&mut self) {
+        let asking = self.swarm.behaviour_mut();
+        for (peer, address) in &self.nodes {
+            asking.wide.begin_with(*peer, address.clone());
+            asking.named.begin_with(*peer, address.clone());
+        }
+    }
+
+    fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Stop => {}
+            Order::Nodes(nodes) => {
+                self.name(&nodes);
+                self.acquaint();
+            }
+            order if !self.is_acquainted && self.waiting.len() < MAX_WAITING => {
+                self.waiting.push(order);
+            }
+            order => {
+                self.renew_if_old();
+                self.carry_out(&order);
+            }
+        }
+    }
+
+    /// A new identity, when the old one was used for long enough and nothing is lost by it.
+    fn renew_if_old(&mut self) {
+        if !self.queries.is_empty() || self.begun.elapsed() < IDENTITY_LIFETIME {
+            return;
+        }
+        match network_of(self.scope) {
+            Ok(swarm) => {
+                self.swarm = swarm;
+                self.begun = Instant::now();
+                self.acquaint();
+            }
+            Err(error) => tracing::warn!(%error, "the identity that asks nodes is not renewed"),
+        }
+    }
+
+    fn begin(&mut self) {
+        self.is_acquainted = true;
+        for order in std::mem::take(&mut self.waiting) {
+            self.carry_out(&order);
+        }
+    }
+
+    fn carry_out(&mut self, order: &Order) {
+        self.remember_named();
+        let named: BTreeSet<PeerId> = self.nodes.iter().map(|(peer, _)| *peer).collect();
+        let is_wide = self.swarm.behaviour_mut().wide.known() > named.len();
+        let ways = [Way::Named, Way::Wide];
+        for way in ways.into_iter().filter(|way| is_wide || *way == Way::Named) {
+            let kad = self.swarm.behaviour_mut().dht(way).kad();
+            let (id, query) = match order {
+                Order::Put { id, key, value } => {
+                    let record = Record::new(RecordKey::new(key), value.clone());
+                    let query = match way {
+                        Way::Wide => kad.put_record(record, Quorum::All),
+                        Way::Named => {
+                            let peers: Vec<PeerId> = named.iter().copied().collect();
+                            Ok(kad.put_record_to(record, peers.into_iter(), Quorum::All))
+                        }
+                    };
+                    match query {
+                        Ok(query) => (*id, query),
+                        Err(error) => {
+                            tracing::warn!(%error, "our own rendezvous record is refused");
+                            continue;
+                        }
+                    }
+                }
+                Order::Get { id, key } => (*id, kad.get_record(RecordKey::new(key))),
+                Order::Nodes(_) | Order::Stop => return,
+            };
+            self.queries.insert((way, query), id);
+            self.under_way.entry(id).or_default().queries += 1;
+        }
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<AskingEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => {
+                let (way, event) = match event {
+                    AskingEvent::Wide(event) => (Way::Wide, event),
+                    AskingEvent::Named(event) => (Way::Named, event),
+                };
+                if let kad::Event::OutboundQueryProgressed {
+                    id,
+                    result,
+                    step,
+                    stats,
+                } = event
+                {
+                    self.on_progress((way, id), result, step.last, &stats);
+                }
+            }
+            SwarmEvent::ConnectionEstablished { .. } | SwarmEvent::ConnectionClosed { .. } => {
+                self.tell_known();
+            }
+            other => tracing::trace!(event = ?other, "asking nodes"),
+        }
+    }
+
+    fn on_progress(
+        &mut self,
+        query: (Way, QueryId),
+        result: QueryResult,
+        last: bool,
+        stats: &kad::QueryStats,
+    ) {
+        if let QueryResult::Bootstrap(round) = &result {
+            return self.on_acquaintance(round);
+        }
+        let Some(id) = self.queries.get(&query).copied() else {
+            return;
+        };
+        let Some(order) = self.under_way.get_mut(&id) else {
+            return;
+        };
+        let stores = match result {
+            QueryResult::PutRecord(result) => {
+                let kept = match result {
+                    Ok(_) if query.0 == Way::Named => {
+                        let peers = self.nodes.iter().map(|(peer, _)| peer);
+                        peers.collect::<BTreeSet<_>>().len()
+                    }
+                    Ok(_) => kad::K_VALUE.get(),
+                    Err(
+                        PutRecordError::QuorumFailed { success, .. }
+                        | PutRecordError::Timeout { success, .. },
+                    ) => success.len(),
+                };
+                // The nearest nodes and the named ones may be the same.
+                order.nodes = order.nodes.max(kept);
+                true
+            }
+            QueryResult::GetRecord(result) => {
+                if let Ok(GetRecordOk::FoundRecord(found)) = result
+                    && order.answers < MAX_RENDEZVOUS_ANSWERS
+                {
+                    order.answers += 1;
+                    let enough = order.answers == MAX_RENDEZVOUS_ANSWERS;
+                    let value = found.record.value;
+                    self.say(Answer::Value { id, value });
+                    if enough {
+                        self.end_queries(id);
+                    }
+                }
+                if !last {
+                    return;
+                }
+                false
+            }
+            _ => return,
+        };
+        self.queries.remove(&query);
+        if let Some(order) = self.under_way.get_mut(&id) {
+            order.queries = order.queries.saturating_sub(1);
+            order.asked += stats.num_requests();
+            order.answered += stats.num_successes();
+        }
+        self.answer_if_over(id, stores);
+    }
+
+    fn answer_if_over(&mut self, id: u64, stores: bool) {
+        let Some(order) = self.under_way.get(&id).filter(|order| order.queries == 0) else {
+            return;
+        };
+        let answer = if stores {
+            let nodes = order.nodes;
+            Answer::Stored { id, nodes }
+        } else {
+            let (asked, answered) = (order.asked, order.answered);
+            Answer::LookedUp {
+                id,
+                asked,
+                answered,
+            }
+        };
+        self.under_way.remove(&id);
+        self.say(answer);
+    }
+
+    /// What is still under way for an order that needs nothing more.
+    fn end_queries(&mut self, id: u64) {
+        let of_order = self.queries.iter().filter(|(_, order)| **order == id);
+        let queries: Vec<_> = of_order.map(|(query, _)| *query).collect();
+        for (way, query) in queries {
+            let kad = self.swarm.behaviour_mut().dht(way).kad();
+            if let Some(mut query) = kad.query_mut(&query) {
+                query.finish();
+            }
+        }
+    }
+
+    fn on_acquaintance(&mut self, round: &kad::BootstrapResult) {
+        let over = match round {
+            Ok(BootstrapOk { num_remaining, .. }) => *num_remaining == 0,
+            Err(_) => true,
+        };
+        self.tell_known();
+        // The first step already asked the nearest nodes that there are.
+        if !self.is_acquainted && (over || self.known.1 > 0) {
+            self.begin();
+        }
+    }
+
+    fn tell_known(&mut self) {
+        let nodes = self.swarm.behaviour_mut().wide.known();
+        let connected = self.swarm.connected_peers().count();
+        if std::mem::replace(&mut self.known, (nodes, connected)) != (nodes, connected) {
+            self.say(Answer::Known { nodes, connected });
+        }
+    }
+
+    /// What a caller does not take in time is lost; orders without an answer end by their own time.
+    fn say(&self, answer: Answer) {
+        if self.answers.try_send(answer).is_err() {
+            tracing::warn!("an answer of the DHT was not taken");
+        }
+    }
+}
