@@ -245,6 +245,59 @@ fn a_held_session_runs_another_program_after_asking_again() {
 }
 
 #[test]
+fn an_inviter_who_holds_names_the_next_program_at_the_prompt() {
+    let world = acquainted(&["noord", "sud", "ost"]);
+    let (home, python) = (world.home(0), python());
+    let (home, python) = (home.to_str().unwrap(), python.to_str().unwrap());
+    let words = [
+        QUORATE,
+        "--home",
+        home,
+        "invite",
+        "mpyc:secretsanta",
+        "--with",
+        "sud,ost",
+        "--me",
+        "noord",
+        "--hold",
+        "--local",
+        "--python",
+        python,
+    ];
+    let mut inviter = Terminal::start(&words.map(str::to_owned), |command| {
+        command.env_remove("QUORATE_HOME");
+    });
+    let holding = [1, 2].map(|index| start(&world, index, &["join", "-y", "--hold"]));
+    let asked = |inviter: &Terminal, times: usize| {
+        inviter.wait_for("the next question", |text| {
+            let count = text.matches("Another program for the same people?").count();
+            (count == times).then_some(())
+        });
+    };
+    asked(&inviter, 1);
+    inviter.type_in("mpyc:nothing\r");
+    asked(&inviter, 2);
+    for party in &holding {
+        party.stderr.wait_for("holding");
+    }
+    inviter.type_in("mpyc:secretsanta 2\r");
+    for party in &holding {
+        party.stdout.wait_for("2 [1, 0]");
+    }
+    asked(&inviter, 3);
+    inviter.type_in("\r");
+    assert_eq!(inviter.end().0.code(), Some(0));
+    for party in holding {
+        eventually("it holds", || {
+            party.stderr.text().matches("holding").count() == 2
+        });
+        party.signal(rustix::process::Signal::INT);
+        party.end_within(Duration::from_secs(15)).assert_done();
+    }
+    world.assert_clean();
+}
+
+#[test]
 fn a_person_chooses_between_two_invitations() {
     let world = acquainted(&["noord", "sud", "ost", "west"]);
     let with = ["sud,west", "sud,west"];

@@ -61,6 +61,10 @@ pub struct InviteArgs {
     /// they agree, and runs exactly that.
     #[arg(long)]
     pub send_program: bool,
+    /// Stay after the run: you are asked for another program for the same people (who stay with
+    /// `join --hold`), until you press Enter.
+    #[arg(long, conflicts_with_all = ["out", "detach"])]
+    pub hold: bool,
     /// Only sign; do not take part.
     #[arg(long, requires = "out")]
     pub issuer_only: bool,

@@ -18,6 +18,7 @@ use crate::{
         invite::{Terms, invited, party, send_and_take_part},
         print_stdout,
     },
+    consent::Terminal,
     failure::Failure,
     part::{
         Consent, Invited, Options, User, called, came_back, own_name, returning, take_part,
@@ -62,17 +63,82 @@ async fn come_back(user: &User<'_>, killed: Invited, part: PartArgs) -> Result<E
     take_part(user, killed, options, Consent::Ask).await
 }
 
+/// After a session: asks for another program for the same people, until there is none. Ends with the result of the last run.
+pub async fn hold(
+    user: &mut User<'_>,
+    part: &PartArgs,
+    mut done: ExitCode,
+) -> Result<ExitCode, Failure> {
+    while let Some(memory) = SessionMemory::all(&user.home)?.into_iter().next() {
+        let Some(mut terminal) = Terminal::open(user.global) else {
+            return Err(
+                Failure::new(Code::Declined, "nobody could be asked for another program").hint(
+                    format!(
+                        "leave out --hold, then: quorate run {} PROGRAM",
+                        memory.name
+                    ),
+                ),
+            );
+        };
+        let question = "\nAnother program for the same people? Write it with its public arguments, or press Enter to end:  ";
+        let asked = user.unless_stopped(async { Ok(terminal.ask(question).await) });
+        let Ok(Some(answer)) = asked.await else {
+            return Ok(done);
+        };
+        drop(terminal);
+        let mut words = answer.split_whitespace().map(str::to_owned);
+        let Some(program) = words.next() else {
+            return Ok(done);
+        };
+        let next = Next {
+            program,
+            args: words.filter(|word| word != "--").collect(),
+            expires: None,
+            send_program: false,
+        };
+        done = match Box::pin(next.run(user, &memory, part.clone())).await {
+            Ok(code) => code,
+            Err(failure) if failure.is_the_users() => return Err(failure),
+            Err(failure) => failure.print(user.global),
+        };
+    }
+    Ok(done)
+}
+
+/// Another program for the people of a session.
+struct Next {
+    program: String,
+    args: Vec<String>,
+    expires: Option<Duration>,
+    send_program: bool,
+}
+
+impl Next {
+    async fn run(
+        self,
+        user: &mut User<'_>,
+        memory: &SessionMemory,
+        part: PartArgs,
+    ) -> Result<ExitCode, Failure> {
+        let mut terms = terms(user, memory, &self.program, &self.args, self.expires)?;
+        terms.send_program = self.send_program;
+        let contacts = user.contacts()?;
+        let parties = Change::default().apply(user, memory, &contacts).await?;
+        let started = start(user, memory, terms, parties, part, &self.program);
+        Box::pin(started).await
+    }
+}
+
 pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Failure> {
     with_user(global, args.part.with_parent, async |mut user| {
         let memory = remembered(&user, Some(&args.session))?;
-        let mut terms = terms(&user, &memory, &args.program, &args.args, args.expires)?;
-        terms.send_program = args.send_program;
-        let contacts = user.contacts()?;
-        let parties = Change::default()
-            .apply(&mut user, &memory, &contacts)
-            .await?;
-        let started = start(&user, &memory, terms, parties, args.part, &args.program);
-        Box::pin(started).await
+        let next = Next {
+            program: args.program,
+            args: args.args,
+            expires: args.expires,
+            send_program: args.send_program,
+        };
+        next.run(&mut user, &memory, args.part).await
     })
 }
 

@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::{
     args::{EngineName, Global, InviteArgs},
-    command::{contacts, home},
+    command::{again, contacts, home},
     failure::Failure,
     invitation,
     part::{
@@ -53,8 +53,26 @@ fn by_post(global: &Global, args: &InviteArgs, terms: &Terms) -> Result<ExitCode
         let name = own_name(&mut user, args.me.as_deref()).await?;
         let mut parties = vec![party(&name, &user.identity.key.did())?];
         parties.extend(invited(&args.with, &user.contacts()?, parties.len())?);
-        send_and_take_part(&user, terms, parties, options_of(&user, args, terms)?).await
+        let options = options_of(&user, args, terms)?;
+        let done = send_and_take_part(&user, terms, parties, options).await;
+        hold_after(&mut user, args, done).await
     })
+}
+
+/// With `--hold`, the inviter is asked for another program; one bad run ends nothing.
+async fn hold_after(
+    user: &mut User<'_>,
+    args: &InviteArgs,
+    done: Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    let done = match done {
+        Err(failure) if args.hold && !failure.is_the_users() => failure.print(user.global),
+        done => done?,
+    };
+    if args.hold {
+        return Box::pin(again::hold(user, &args.part, done)).await;
+    }
+    Ok(done)
 }
 
 /// Signs an invitation of `parties`, brings it to them by post and takes part.
@@ -112,7 +130,8 @@ fn with_seats(
         check_machine(&user, &terms.signed_program(), terms.engine, &mut options).await?;
         let filled = lobby::fill_seats(&user, args, seats, terms, &options, &name);
         let invited = Box::pin(filled).await?;
-        take_part(&user, invited, options, Consent::Inviter).await
+        let done = take_part(&user, invited, options, Consent::Inviter).await;
+        hold_after(&mut user, args, done).await
     })
 }
 
