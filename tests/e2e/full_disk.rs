@@ -187,7 +187,7 @@ fn f27_whichever_file_cannot_be_made_nothing_is_signed_that_was_not_stored() {
     let seen = rounds(there, |room| format!("nr_inodes={room}"));
     let times = |what| seen.iter().filter(|round| **round == what).count();
     assert!(
-        times(Round::Silent) >= 5 && times(Round::Joined) >= 2,
+        times(Round::Silent) >= 5 && times(Round::Joined) >= 1,
         "{seen:?}"
     );
     assert!(times(Round::Told) >= 1, "{seen:?}");
@@ -202,7 +202,7 @@ fn f27_whichever_page_cannot_be_written_nothing_is_signed_that_was_not_stored() 
     let seen = rounds(1, |room| format!("size={}k", 4 * room));
     let times = |what| seen.iter().filter(|round| **round == what).count();
     assert!(
-        times(Round::Silent) >= 3 && times(Round::Joined) >= 1,
+        times(Round::Silent) >= 3 && times(Round::Told) >= 1,
         "{seen:?}"
     );
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use quorate_identity::{Code, UnixTime};
 use quorate_node::{
-    control::{Found, Life, SessionStatus, sessions},
+    control::{Found, Life, PartyStatus, SessionStatus, sessions},
     files::Home,
 };
 use serde_json::Value;
@@ -101,12 +101,8 @@ pub fn block(status: &SessionStatus) -> Vec<String> {
     for party in &status.parties {
         let you = if party.you { " (you)" } else { "" };
         let name = format!("{}{you}", text::name(&party.name));
-        let waits = party
-            .waiting_for
-            .as_deref()
-            .map_or(String::new(), |what| format!("   waiting for {what}"));
         let width = width.unwrap_or(0);
-        let line = format!("{name:<width$}  {}{waits}", text::foreign(&party.state));
+        let line = format!("{name:<width$}  {}", shown_state(party));
         lines.push(text::row("", line.trim_end()));
     }
     if !status.words.is_empty() {
@@ -122,6 +118,15 @@ pub fn block(status: &SessionStatus) -> Vec<String> {
         lines.push(text::row("log", &text::foreign(log)));
     }
     lines
+}
+
+/// How far a party is, and what it is waited for.
+fn shown_state(party: &PartyStatus) -> String {
+    let waits = party.waiting_for.as_deref();
+    let waits = waits.map_or(String::new(), |what| {
+        format!("   waiting for {}", text::foreign(what))
+    });
+    format!("{}{waits}", text::foreign(&party.state))
 }
 
 fn link_line(status: &SessionStatus, link: &quorate_node::control::LinkStatus) -> String {
@@ -180,6 +185,7 @@ fn age(at: &str) -> Option<i64> {
 pub struct Changes {
     life: Option<Life>,
     run: u32,
+    /// How each party is shown.
     parties: BTreeMap<u16, String>,
 }
 
@@ -193,15 +199,11 @@ impl Changes {
             if self.life != Some(status.state) || self.run != status.run {
                 lines.push(text::row(status.state.word(), &headline(status)));
             }
-            for party in status
-                .parties
-                .iter()
-                .filter(|p| self.parties.get(&p.index) != Some(&p.state))
-            {
-                lines.push(text::row(
-                    &text::name(&party.name),
-                    &text::foreign(&party.state),
-                ));
+            for party in &status.parties {
+                let shown = shown_state(party);
+                if self.parties.get(&party.index) != Some(&shown) {
+                    lines.push(text::row(&text::name(&party.name), &shown));
+                }
             }
         }
         self.life = Some(status.state);
@@ -209,7 +211,7 @@ impl Changes {
         self.parties = status
             .parties
             .iter()
-            .map(|p| (p.index, p.state.clone()))
+            .map(|p| (p.index, shown_state(p)))
             .collect();
         lines
     }
