@@ -235,6 +235,8 @@ pub const LOBBY_FIND_WAIT: Duration = Duration::from_secs(10);
 pub const LOBBY_READ_WAIT: Duration = Duration::from_mins(5);
 /// Wait for an answer of the inviter that no person has to give.
 pub const LOBBY_ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// Wait for the call, which may bring a program: as long as a frame may take that has begun.
+pub const LOBBY_CALL_WAIT: Duration = Duration::from_secs(30);
 /// An applicant that was told that too many ask comes back after this time.
 pub const LOBBY_RETRY_WAIT: Duration = Duration::from_secs(5);
 /// An applicant that had a seat and is not given it again within this time asks like anybody else.
@@ -245,6 +247,8 @@ pub const APPLICATION_INTERVAL: Duration = Duration::from_secs(2);
 pub const SEAT_KEPT: Duration = Duration::from_mins(1);
 /// Wait for the acknowledgement of an invitation before it is sent again over a new link.
 pub const DELIVERY_WAIT: Duration = Duration::from_secs(10);
+/// Bytes per second of the slowest link that is waited for: an invitation with a program has more time to arrive.
+pub const SLOWEST_LINK: usize = 8 * 1024;
 
 // --- Timers -----------------------------------------------------------------------------------------------------------
 

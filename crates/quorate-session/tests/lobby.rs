@@ -13,7 +13,7 @@ use quorate_identity::{Code, Rejection, sign};
 use quorate_session::{
     Closing, Contact, LinkId,
     limits::{
-        APPLICATION_INTERVAL, DELIVERY_WAIT, LOBBY_ANSWER_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT,
+        APPLICATION_INTERVAL, DELIVERY_WAIT, LOBBY_CALL_WAIT, LOBBY_FIND_WAIT, LOBBY_READ_WAIT,
         LOBBY_RETRY_WAIT, MAX_APPLICATIONS, MAX_CONTACT_APPLICATIONS, SEAT_KEPT, SEAT_SAID_WAIT,
     },
     lobby::{Applicant, ApplicantEvent, ApplicantId, Frame, HostEvent, Misuse},
@@ -287,8 +287,8 @@ fn a_host_that_is_silent_is_tried_again() {
     let mut applicant = Applicant::new(key(1), ticket(&call(3)), peer(101), [1; 32]);
     let now = Instant::now();
     applicant.handle_link_up(LinkId(1), host_peer(), now);
-    assert_eq!(applicant.poll_timeout().unwrap().0, now + LOBBY_ANSWER_WAIT);
-    applicant.handle_timeout(now + LOBBY_ANSWER_WAIT);
+    assert_eq!(applicant.poll_timeout().unwrap().0, now + LOBBY_CALL_WAIT);
+    applicant.handle_timeout(now + LOBBY_CALL_WAIT);
     assert_eq!(
         applicant.poll_close(),
         Some(Closing {

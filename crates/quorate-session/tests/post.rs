@@ -13,13 +13,13 @@ use quorate_session::{
     Bundle, Closing, Contact, InvitationDraft, LinkId, PeerId, RendezvousSecret, SealSecret,
     limits::{
         DELIVERY_WAIT, MAX_CONTACTS, MAX_LOBBY_LINKS, MAX_OFFERS, MAX_OFFERS_PER_CONTACT,
-        MAX_POST_FRAMES,
+        MAX_POST_FRAMES, SLOWEST_LINK,
     },
     message::card,
     post::{Frame, ReceiveEvent, Receiver, SendEvent, Sender},
     seal_bundle,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const AT: UnixTime = UnixTime(START);
 const LINK: LinkId = LinkId(1);
@@ -392,6 +392,26 @@ fn a_flood_ends_its_link_on_both_sides() {
     );
     receiver.handle_frame(LINK, b"\xff", AT, now);
     assert!(receiver.poll_close().is_some());
+}
+
+#[test]
+fn a_long_offer_has_the_time_that_a_slow_link_needs() {
+    // White space behind a bundle says nothing and is carried all the same.
+    let long = bundle().encode() + &" ".repeat(20 * SLOWEST_LINK);
+    let mut sender = sender_of(vec![(key(1).did(), long)]);
+    let mut receiver = receiver(1, &[0]);
+    let now = Instant::now();
+    sender.handle_link_up(LINK, peer(101), now);
+    receiver.handle_link_up(LINK, peer(100), now);
+    for frame in frames(&mut sender) {
+        say(&mut receiver, &frame, now);
+    }
+    for frame in frames(&mut receiver) {
+        say(&mut sender, &frame, now);
+    }
+    assert_eq!(frames(&mut sender).len(), 1);
+    let (due, _) = sender.poll_timeout().unwrap();
+    assert_eq!(due, now + DELIVERY_WAIT + Duration::from_secs(20));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //!    ▲                          │                   │                │          │
 //!    └── the link is lost: found again, asked again over the new link ◄─────────┘        declined, expired ─► Over
 //! ```
-//! Limits: [`MAX_LOBBY_ANSWERS`] frames per link, [`LOBBY_ANSWER_WAIT`] for each answer that no person has to give; at most
+//! Limits: [`MAX_LOBBY_ANSWERS`] frames per link, [`LOBBY_CALL_WAIT`] for the call, [`LOBBY_ANSWER_WAIT`] for each other answer that no person has to give; at most
 //! until the call's deadlines. A host that has too much to do is asked again after [`LOBBY_RETRY_WAIT`]. Security: see the module. Any breach by the host ends the application: the host is
 //! authenticated by the ticket, so it is not somebody else's doing.
 
@@ -14,8 +14,8 @@ use crate::{
     bundle::Bundle,
     contact::{Closing, Contact, Outbox, resolve},
     limits::{
-        APPLY_LIFETIME_SECONDS, LOBBY_ANSWER_WAIT, LOBBY_RETRY_WAIT, MAX_LOBBY_ANSWERS,
-        SEAT_SAID_WAIT,
+        APPLY_LIFETIME_SECONDS, LOBBY_ANSWER_WAIT, LOBBY_CALL_WAIT, LOBBY_RETRY_WAIT,
+        MAX_LOBBY_ANSWERS, SEAT_SAID_WAIT,
     },
     link::LinkId,
     message::{
@@ -270,7 +270,7 @@ impl Applicant {
     fn find(&mut self, now: Instant) {
         if let Some(host) = &mut self.host {
             host.ask_at = None;
-            host.answer_by = Some(now + LOBBY_ANSWER_WAIT);
+            host.answer_by = Some(now + LOBBY_CALL_WAIT);
             let call = B64(self.ticket.call());
             self.out.send(host.link, &Frame::Find { call });
         }

@@ -10,7 +10,7 @@ use crate::{
     contact::{Closing, Contact, Outbox},
     limits::{
         DELIVERY_WAIT, MAX_LOBBY_LINKS, MAX_OFFER_CHARS, MAX_OFFERS, MAX_POST_FRAMES,
-        OFFER_TAGS_STEP,
+        OFFER_TAGS_STEP, SLOWEST_LINK,
     },
     link::LinkId,
     peer_id::PeerId,
@@ -18,7 +18,10 @@ use crate::{
 use chacha20::ChaCha20Rng;
 use quorate_identity::{B64, Code, Did, Digest, Rejection, SigningKey, UnixTime};
 use rand_core::{Rng, SeedableRng};
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// What the sender is told.
 #[derive(Clone, Debug)]
@@ -207,8 +210,9 @@ impl Sender {
         let links = self.links.iter();
         links.filter_map(|(id, link)| {
             let (index, at) = link.offered?;
-            let waits = self.offers.get(index).is_some_and(|offer| !offer.delivered);
-            waits.then_some((at + DELIVERY_WAIT, *id))
+            let offer = self.offers.get(index).filter(|offer| !offer.delivered)?;
+            let arrives = Duration::from_secs((offer.text.len() / SLOWEST_LINK) as u64);
+            Some((at + DELIVERY_WAIT + arrives, *id))
         })
     }
 }
