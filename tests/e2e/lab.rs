@@ -4,10 +4,14 @@
 //! hand with `cargo run -p quorate-lab -- run tests/lab/FILE.toml`, add `--keep` to look inside.
 
 use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, PoisonError},
 };
+
+use serde_json::Value;
 
 use crate::world::{QUORATE, python};
 
@@ -23,6 +27,68 @@ fn program() -> PathBuf {
         lab.display()
     );
     lab
+}
+
+fn scenario(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/lab/{name}.toml"))
+}
+
+/// The networks of a scenario, for commands that a test starts itself. They are gone with this value.
+pub struct Networks {
+    holder: Child,
+    open: Option<ChildStdin>,
+    ways: BTreeMap<String, Vec<String>>,
+}
+
+impl Networks {
+    /// Those of `tests/lab/NAME.toml`, with `hosts` hosts.
+    pub fn up(name: &str, hosts: usize) -> Self {
+        let mut holder = Command::new(program())
+            .arg("up")
+            .arg(scenario(name))
+            .args(["--quorate", QUORATE])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let open = holder.stdin.take();
+        let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
+        let said: Vec<Value> = lines
+            .map_while(Result::ok)
+            .take(hosts)
+            .map(|line| serde_json::from_str(&line).unwrap())
+            .collect();
+        assert_eq!(said.len(), hosts, "the lab says why on stderr");
+        let ways = said.iter().map(|host| {
+            let name = host["host"].as_str().unwrap().to_owned();
+            (name, words(host["enter"].as_str().unwrap()))
+        });
+        Self {
+            ways: ways.collect(),
+            holder,
+            open,
+        }
+    }
+
+    /// The words that bring a command onto a host.
+    pub fn enter(&self, host: &str) -> Vec<String> {
+        self.ways[host].clone()
+    }
+}
+
+impl Drop for Networks {
+    fn drop(&mut self) {
+        drop(self.open.take());
+        let _ = self.holder.wait();
+    }
+}
+
+/// What a shell makes of a line.
+fn words(line: &str) -> Vec<String> {
+    let script = format!("echo {line}");
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 #[track_caller]
@@ -50,8 +116,7 @@ fn assert_done(words: &[&str]) {
 
 #[track_caller]
 fn assert_plays(name: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/lab/{name}.toml"));
-    assert_done(&["run", file.to_str().unwrap()]);
+    assert_done(&["run", scenario(name).to_str().unwrap()]);
 }
 
 #[test]

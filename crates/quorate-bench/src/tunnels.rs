@@ -17,7 +17,7 @@ use std::{
 
 use quorate_node::{
     attach::Attach,
-    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
+    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach},
 };
 use quorate_path::Scope;
 use quorate_session::limits::MTU_RANGE;
@@ -145,6 +145,7 @@ fn config(me: u16, secrets: &[[u8; 32]; 2], psk: [u8; 32]) -> MeshConfig {
             psk: Zeroizing::new(psk),
             address: address(other),
         }],
+        reach: Reach::default(),
     }
 }
 

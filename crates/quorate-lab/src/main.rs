@@ -75,6 +75,9 @@ enum Command {
         /// Two parties behind each kind.
         #[arg(long)]
         twice: bool,
+        /// Tell each party where those before it are, as by hand, so that nobody is looked for.
+        #[arg(long)]
+        introduce: bool,
         /// Without those on one LAN and behind one carrier.
         #[arg(long)]
         no_groups: bool,
@@ -127,6 +130,7 @@ fn main() -> ExitCode {
             kinds,
             twice,
             no_groups,
+            introduce,
             delay_ms,
             running,
         } => {
@@ -135,8 +139,11 @@ fn main() -> ExitCode {
             } else {
                 kinds
             };
-            let scenarios =
-                (1..=runs).map(|run| matrix::scenario(&kinds, twice, !no_groups, delay_ms, run));
+            let scenarios = (1..=runs).map(|run| {
+                let mut scenario = matrix::scenario(&kinds, twice, !no_groups, delay_ms, run);
+                scenario.session.introduce = introduce;
+                scenario
+            });
             every_pair(&scenarios.collect::<Vec<_>>(), &running)
         }
     };

@@ -58,6 +58,7 @@ pub fn scenario(kinds: &[Nat], twice: bool, groups: bool, delay_ms: f64, seed: u
             settle_seconds: 1.0,
             invite: Vec::new(),
             join: Vec::new(),
+            introduce: false,
             unprivileged: false,
             late: BTreeMap::new(),
         },

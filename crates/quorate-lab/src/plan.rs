@@ -241,6 +241,16 @@ impl Plan {
         }
     }
 
+    /// Whether one is in the open and the other lets TCP out to any port, but no UDP.
+    pub fn meets_by_tcp(&self, one: &str, other: &str) -> bool {
+        let nat = |host: &str| {
+            let of = |s: &&Site| self.host_names(s).iter().any(|h| h == host);
+            self.sites.iter().find(of).map(|s| s.nat)
+        };
+        let pair = [nat(one), nat(other)];
+        pair.contains(&Some(Nat::Open)) && pair.contains(&Some(Nat::UdpBlock))
+    }
+
     /// Refuses what cannot be built.
     pub fn check(&self) -> Outcome<()> {
         if self.sites.is_empty() || self.sites.len() > MAX_SITES {

@@ -7,7 +7,7 @@
 //! Both ends, with all encryption, share this machine's processors.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss)]
 
-use quorate_node::wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer};
+use quorate_node::wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach};
 use quorate_path::Scope;
 use std::{
     net::Ipv6Addr,
@@ -44,6 +44,7 @@ fn config(me: u16) -> MeshConfig {
             psk: Zeroizing::new([5; 32]),
             address: address(other),
         }],
+        reach: Reach::default(),
     }
 }
 

@@ -69,6 +69,8 @@ struct Node {
     events: Receiver<OverlayEvent>,
     relays: Vec<KnownRelay>,
     notes: Vec<String>,
+    /// The link that came up last.
+    last_link: u64,
 }
 
 struct Start {
@@ -115,6 +117,7 @@ impl Start {
             events,
             relays: Vec::new(),
             notes: Vec::new(),
+            last_link: 0,
         }
     }
 }
@@ -130,6 +133,7 @@ impl Node {
                 self.relays.push(status.clone());
             }
             OverlayEvent::Note(note) => self.notes.push(note.clone()),
+            OverlayEvent::LinkUp { link, .. } => self.last_link = *link,
             _ => {}
         }
         event
@@ -229,7 +233,11 @@ async fn arrives(from: &LaneSender, to: u16, at: &mut LaneReceiver, mark: u8) ->
         from.send(to, &[mark; 100]);
         match timeout(Duration::from_millis(100), at.recv()).await {
             Ok(Some((_, datagram))) if datagram == [mark; 100] => return began.elapsed(),
-            Ok(Some(_)) | Err(_) => assert!(began.elapsed() < SOON, "nothing arrived"),
+            Ok(Some((_, datagram))) => {
+                let old = datagram.first().is_some_and(|m| datagram == [*m; 100]);
+                assert!(old, "nobody sent {datagram:?}");
+            }
+            Err(_) => assert!(began.elapsed() < SOON, "nothing arrived"),
             Ok(None) => panic!("no lanes any more"),
         }
     }
@@ -314,6 +322,27 @@ async fn f13_another_relay_carries_within_ten_seconds_when_one_falls_silent() {
     dying.frozen.store(true, Ordering::Relaxed);
     let gap = arrives(&to_b, 2, &mut from_a, 2).await;
     assert!(gap < Duration::from_secs(10), "{gap:?}");
+}
+
+#[tokio::test]
+async fn a39_a_relay_that_changes_what_it_carries_is_left_for_another_one() {
+    let (_first, one) = relay("one").await;
+    let (_second, two) = relay("two").await;
+    let (bad_one, bad_two) = (Freezer::before(&one).await, Freezer::before(&two).await);
+    let (mut a, b) = two_over(&[&bad_one.address, &bad_two.address]).await;
+    let (to_b, _from_b) = a.overlay.lanes(vec![(2, b.overlay.peer_id())]);
+    let (_to_a, mut from_a) = b.overlay.lanes(vec![(1, a.overlay.peer_id())]);
+    let via = measured(&to_b, 2).await.expect("over a relay");
+    arrives(&to_b, 2, &mut from_a, 1).await;
+    let bad = if via == "one" { &bad_one } else { &bad_two };
+    bad.garbles.store(true, Ordering::Relaxed);
+    let gap = arrives(&to_b, 2, &mut from_a, 2).await;
+    assert!(gap < Duration::from_secs(10), "{gap:?}");
+    // The session comes back too, if it went that way, and to nobody else.
+    while !a.overlay.send(a.last_link, b"still there".to_vec()) {
+        let (_, peer, _) = a.up().await;
+        assert_eq!(peer, b.overlay.peer_id());
+    }
 }
 
 #[tokio::test]
@@ -465,10 +494,11 @@ async fn a_relay_that_comes_late_is_found_late() {
     a.reserved(1).await;
 }
 
-/// A TCP proxy before a relay that can stop passing anything on, without closing anything.
+/// A TCP proxy before a relay that can stop passing anything on, without closing anything, or change what it passes on.
 struct Freezer {
     address: String,
     frozen: Arc<AtomicBool>,
+    garbles: Arc<AtomicBool>,
 }
 
 impl Freezer {
@@ -477,30 +507,38 @@ impl Freezer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let frozen = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&frozen);
+        let garbles = Arc::new(AtomicBool::new(false));
+        let flags = [Arc::clone(&frozen), Arc::clone(&garbles)];
         tokio::spawn(async move {
             while let Ok((inner, _)) = listener.accept().await {
                 let outer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 let (inner_read, inner_write) = inner.into_split();
                 let (outer_read, outer_write) = outer.into_split();
-                tokio::spawn(pass(inner_read, outer_write, Arc::clone(&flag)));
-                tokio::spawn(pass(outer_read, inner_write, Arc::clone(&flag)));
+                tokio::spawn(pass(inner_read, outer_write, flags.clone()));
+                tokio::spawn(pass(outer_read, inner_write, flags.clone()));
             }
         });
         let address = relay.replacen(&format!("/tcp/{port}/"), &format!("/tcp/{own}/"), 1);
-        Self { address, frozen }
+        Self {
+            address,
+            frozen,
+            garbles,
+        }
     }
 }
 
 async fn pass(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    frozen: Arc<AtomicBool>,
+    [frozen, garbles]: [Arc<AtomicBool>; 2],
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         while frozen.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(50)).await;
+        }
+        if garbles.load(Ordering::Relaxed) {
+            buffer[read - 1] ^= 1;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;

@@ -5,11 +5,9 @@
 //! broadcast, IPv6 link-local without its zone, and loopback unless the session is local), and the
 //! agent paces what it sends to the rest. Source: RFC 8445, sections 5.1 and 5.1.2.
 
-use crate::{
-    Refusal,
-    limits::{MAX_CANDIDATES, MAX_VIA_BYTES},
-};
+use crate::{Refusal, limits::MAX_CANDIDATES};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -21,7 +19,7 @@ use zeroize::Zeroizing;
 pub enum Scope {
     /// All parties on this machine: loopback addresses only.
     Local,
-    /// Parties anywhere that can be reached directly; never loopback.
+    /// Parties anywhere, in any network; never loopback.
     Lan,
 }
 
@@ -35,18 +33,15 @@ pub enum CandidateKind {
     ServerReflexive,
     /// A port a router forwards to us on request.
     PortMapped,
-    /// A relay that forwards to us.
-    Relayed,
 }
 
 impl CandidateKind {
-    /// Type preference of RFC 8445, section 5.1.2.2: direct before mapped before relayed.
+    /// Type preference of RFC 8445, section 5.1.2.2: own before mapped.
     fn preference(self) -> u32 {
         match self {
             Self::Host => 126,
             Self::PortMapped => 105,
             Self::ServerReflexive => 100,
-            Self::Relayed => 2,
         }
     }
 }
@@ -57,7 +52,6 @@ impl fmt::Display for CandidateKind {
             Self::Host => "host",
             Self::ServerReflexive => "server-reflexive",
             Self::PortMapped => "port-mapped",
-            Self::Relayed => "relayed",
         })
     }
 }
@@ -72,9 +66,6 @@ pub struct Candidate {
     pub address: SocketAddr,
     /// Priority of RFC 8445, section 5.1.2; the offering end computes it.
     pub priority: u32,
-    /// Name of the relay, for relayed candidates only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub via: Option<String>,
     /// The own address it is sent from. Stays on this machine: it would tell inner addresses.
     #[serde(skip)]
     pub base: Option<SocketAddr>,
@@ -83,37 +74,26 @@ pub struct Candidate {
 impl Candidate {
     /// An address of an own interface.
     pub fn host(address: SocketAddr) -> Self {
-        Self::new(CandidateKind::Host, address, None, None)
+        Self::new(CandidateKind::Host, address, None)
     }
 
     /// The address a STUN server saw for packets from `base`.
     pub fn server_reflexive(address: SocketAddr, base: SocketAddr) -> Self {
-        Self::new(CandidateKind::ServerReflexive, address, Some(base), None)
+        Self::new(CandidateKind::ServerReflexive, address, Some(base))
     }
 
     /// A port that a router forwards to `base`.
     pub fn port_mapped(address: SocketAddr, base: SocketAddr) -> Self {
-        Self::new(CandidateKind::PortMapped, address, Some(base), None)
+        Self::new(CandidateKind::PortMapped, address, Some(base))
     }
 
-    /// An address of the relay `via`.
-    pub fn relayed(address: SocketAddr, via: String) -> Self {
-        Self::new(CandidateKind::Relayed, address, None, Some(via))
-    }
-
-    fn new(
-        kind: CandidateKind,
-        address: SocketAddr,
-        base: Option<SocketAddr>,
-        via: Option<String>,
-    ) -> Self {
+    fn new(kind: CandidateKind, address: SocketAddr, base: Option<SocketAddr>) -> Self {
         let family = if address.is_ipv6() { 65_535 } else { 65_534 };
         let priority = (kind.preference() << 24) | (family << 8) | 255;
         Self {
             kind,
             address,
             priority,
-            via,
             base,
         }
     }
@@ -126,9 +106,6 @@ impl Candidate {
         }
         if self.priority == 0 || self.priority >= 1 << 31 {
             return refuse("its priority is out of range");
-        }
-        if self.via.as_ref().is_some_and(|v| v.len() > MAX_VIA_BYTES) {
-            return refuse("its relay's name is too long");
         }
         Ok(())
     }
@@ -180,9 +157,7 @@ pub fn filter(mut candidates: Vec<Candidate>, scope: Scope) -> Vec<Candidate> {
     kept
 }
 
-/// Short-term STUN credentials of one end towards one peer (RFC 8445, section 5.3).
-///
-/// The caller draws them from the operating-system generator, fresh for each peer and mesh.
+/// Short-term STUN credentials of one end towards one peer, of one round (RFC 8445, section 5.3).
 #[derive(Clone)]
 pub struct Credentials {
     pub(crate) ufrag: String,
@@ -203,6 +178,33 @@ impl Credentials {
         }
         Ok(Self { ufrag, password })
     }
+
+    /// Those of a round: 48 bits of user fragment, 192 of password, from a seed that the caller
+    /// drew from the operating-system generator for this peer and mesh.
+    pub(crate) fn derive(seed: &[u8; 32], round: u32) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"quorate/1/ice");
+        hash.update(seed);
+        hash.update(round.to_be_bytes());
+        let digest: Zeroizing<[u8; 32]> = Zeroizing::new(hash.finalize().into());
+        let (ufrag, rest) = digest.split_at(6);
+        Self {
+            ufrag: ice_text(ufrag),
+            password: Zeroizing::new(ice_text(&rest[..24])),
+        }
+    }
+}
+
+/// Six bits per character, in the alphabet of RFC 8445.
+fn ice_text(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |chunk: &[u8]| {
+        let bits = chunk
+            .iter()
+            .fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte));
+        [18, 12, 6, 0].map(|shift| char::from(ALPHABET[(bits >> shift) as usize & 63]))
+    };
+    bytes.chunks_exact(3).flat_map(group).collect()
 }
 
 impl fmt::Debug for Credentials {
@@ -251,16 +253,15 @@ mod tests {
 
     #[test]
     fn the_filter_bounds_deduplicates_and_ranks() {
-        let relay = Candidate::relayed("9.9.9.9:1".parse().unwrap(), "relay".into());
         let reflexive = Candidate::server_reflexive(
             "8.8.8.8:1".parse().unwrap(),
             "10.0.0.1:1".parse().unwrap(),
         );
-        let mut all = vec![relay.clone(), reflexive.clone(), host("10.0.0.1:1")];
+        let mut all = vec![reflexive.clone(), host("10.0.0.1:1")];
         all.push(host("10.0.0.1:1"));
         all.push(host("127.0.0.1:1"));
         let kept = filter(all, Scope::Lan);
-        assert_eq!(kept, [host("10.0.0.1:1"), reflexive, relay]);
+        assert_eq!(kept, [host("10.0.0.1:1"), reflexive]);
 
         let many = (1..200).map(|i| host(&format!("10.0.1.{i}:7"))).collect();
         assert_eq!(filter(many, Scope::Lan).len(), MAX_CANDIDATES);
@@ -274,6 +275,21 @@ mod tests {
         );
         let text = serde_json::to_string(&reflexive).unwrap();
         assert!(!text.contains("10.0.0.1"), "{text}");
+    }
+
+    #[test]
+    fn credentials_differ_with_seed_and_round() {
+        assert_eq!(ice_text(&[0, 0, 0, 255, 255, 255]), "AAAA////");
+        let one = Credentials::derive(&[1; 32], 0);
+        assert!(Credentials::new(one.ufrag.clone(), String::clone(&one.password)).is_ok());
+        assert_eq!((one.ufrag.len(), one.password.len()), (8, 32));
+        for other in [
+            Credentials::derive(&[1; 32], 1),
+            Credentials::derive(&[2; 32], 0),
+        ] {
+            assert_ne!(one.ufrag, other.ufrag);
+            assert_ne!(*one.password, *other.password);
+        }
     }
 
     #[test]

@@ -30,13 +30,15 @@
 
 mod agent;
 mod candidate;
+mod gather;
 mod path;
 mod signal;
 pub mod stun;
 
 pub use agent::{Agent, AgentConfig, Transmit};
 pub use candidate::{Candidate, CandidateKind, Credentials, Scope, filter};
-pub use path::{How, Path, PathEvent, Reason};
+pub use gather::{Gatherer, Mapping, Nat, candidates};
+pub use path::{How, Lane, Path, PathEvent, Policy, Reason, Whose};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -58,9 +60,9 @@ pub mod limits {
 
     /// Candidates one end may offer.
     pub const MAX_CANDIDATES: usize = 16;
-    /// Different remote candidates an agent accepts over its whole life.
+    /// Different remote candidates an agent accepts in one round.
     pub const MAX_REMOTE_CANDIDATES: usize = 32;
-    /// Different authenticated source addresses an agent reports over its whole life.
+    /// Different authenticated source addresses of one peer; the oldest makes room.
     pub const MAX_SOURCES: usize = 32;
     /// Pairs of addresses that are checked at the same time.
     pub const MAX_PAIRS: usize = 64;
@@ -81,23 +83,53 @@ pub mod limits {
     /// Pause between two checks to one peer elsewhere: at most 50 packets a second, so that
     /// candidates which point at a stranger cannot turn us into a flood.
     pub const PACE: Duration = Duration::from_millis(20);
-    /// First wait for an answer to a check; doubles up to [`CHECK_INTERVAL`].
+    /// First wait for an answer to a check; doubles up to [`CHECK_INTERVAL`]. Shorter than most
+    /// round trips: an answer to any of the last checks counts.
     pub const FIRST_CHECK_TIMEOUT: Duration = Duration::from_millis(100);
-    /// How often a working path is checked again. Nine missing answers in a row, 18 s, lose it:
-    /// a process that is frozen for twelve seconds keeps its path.
-    pub const CHECK_INTERVAL: Duration = Duration::from_secs(3);
-    /// Unanswered checks after which a pair is given up.
-    pub const MAX_UNANSWERED: usize = 9;
+    /// How often a working path is checked again, more often while answers are missing.
+    pub const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+    /// Unanswered checks after which a pair is given up: after 19 s, so that a process that is
+    /// frozen for twelve seconds keeps its path.
+    pub const MAX_UNANSWERED: usize = 12;
+    /// A direct path without an answer for this long is not used while there is a lane: at least
+    /// four checks in a row were lost.
+    pub const DIRECT_SILENCE: Duration = Duration::from_millis(5500);
+    /// How long a search for a direct path takes at most before its failure is told as a reason.
+    pub const SEARCH: Duration = Duration::from_secs(8);
+    /// How long the simultaneous start waits for the other end's complete list of addresses.
+    pub const START_PATIENCE: Duration = Duration::from_secs(5);
+    /// Longest round trip of signals that the simultaneous start makes up for.
+    pub const MAX_START_DELAY: Duration = Duration::from_secs(2);
+    /// Wait before a relayed pair tries again to become direct; doubles each time. The pairs of
+    /// the try before are given up after 19 s, and a NAT forgets an entry that hinders after 30 s.
+    pub const ROUND_FIRST: Duration = Duration::from_mins(1);
+    /// Longest such wait.
+    pub const ROUND_LAST: Duration = Duration::from_mins(8);
+    /// Least time between two rounds that begin because own addresses changed or a path was lost.
+    pub const ROUND_PAUSE: Duration = Duration::from_secs(5);
+    /// How far ahead of ours the round of a signal may be.
+    pub const MAX_ROUND_STEP: u32 = 1000;
+    /// STUN servers asked.
+    pub const MAX_STUN_SERVERS: usize = 16;
+    /// Datagrams per question to a STUN server.
+    pub const STUN_TRIES: u32 = 5;
+    /// Wait before the first repetition of a question; doubles each time.
+    pub const STUN_FIRST_TIMEOUT: Duration = Duration::from_millis(250);
+    /// How long an unanswered question is waited for.
+    pub const STUN_PATIENCE: Duration = Duration::from_secs(5);
+    /// The same once another server has answered, if three times its round trip is not longer.
+    pub const STUN_GRACE: Duration = Duration::from_millis(500);
+    /// How often servers are asked again: keeps mappings alive, which last 30 s and more.
+    pub const STUN_REFRESH: Duration = Duration::from_secs(20);
     /// The signal is repeated at this pace until the peer confirms to have it.
     pub const SIGNAL_REPEAT: Duration = Duration::from_secs(2);
     /// Shortest pause between two signals to the peer.
-    pub const SIGNAL_PAUSE: Duration = Duration::from_millis(100);
-    /// Wait before all pairs are tried again after the last one failed; doubles each time.
+    pub const SIGNAL_PAUSE: Duration = Duration::from_millis(50);
+    /// Wait before all pairs are tried again after the last one failed, where there is no lane;
+    /// doubles each time.
     pub const RETRY_FIRST: Duration = Duration::from_secs(1);
     /// Longest such wait.
     pub const RETRY_LAST: Duration = Duration::from_secs(16);
-    /// Bytes of a relay's name in a relayed candidate.
-    pub const MAX_VIA_BYTES: usize = 128;
 }
 
 /// Why something from outside was not taken.
@@ -111,11 +143,14 @@ pub enum Refusal {
     #[error("the signal cannot be read: {0}")]
     Format(String),
     /// A signal of another version.
-    #[error("the signal has version {0}, this end speaks version 1")]
+    #[error("the signal has version {0}, this end speaks version 2")]
     Version(u32),
     /// Credentials too short, too long or with characters outside RFC 8445.
     #[error("the credentials are malformed: {0}")]
     Credentials(&'static str),
+    /// A round that is too far ahead.
+    #[error("round {0} is too far ahead")]
+    Round(u32),
     /// More candidates than [`limits::MAX_CANDIDATES`].
     #[error("{0} candidates, more than {max}", max = limits::MAX_CANDIDATES)]
     TooMany(usize),

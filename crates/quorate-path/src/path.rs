@@ -1,4 +1,4 @@
-//! The path in use towards a peer, why it changed, and the fixed words for both.
+//! The path in use towards a peer, why it is the one, and the fixed words for both.
 
 use std::{fmt, net::SocketAddr, time::Instant};
 
@@ -7,9 +7,9 @@ use std::{fmt, net::SocketAddr, time::Instant};
 pub enum How {
     /// Both on one machine.
     Local,
-    /// Between addresses that each end offered as its own.
+    /// At least one end is reached at an address of its own.
     Plain,
-    /// Through at least one address translator that was opened from inside.
+    /// Through an address translator at each end, opened from inside.
     HolePunched,
 }
 
@@ -25,10 +25,10 @@ pub enum Path {
         /// What kind of direct.
         how: How,
     },
-    /// Over a relay.
+    /// Over a lane: a stream of the overlay.
     Relayed {
-        /// Its name.
-        via: String,
+        /// The relay's name; `None` for a stream straight to the peer.
+        via: Option<String>,
     },
     /// No address answers.
     Down {
@@ -65,38 +65,146 @@ impl fmt::Display for Path {
             } => f.write_str("local"),
             Self::Direct {
                 how: How::Plain, ..
-            } => f.write_str("direct"),
+            }
+            | Self::Relayed { via: None } => f.write_str("direct"),
             Self::Direct {
                 how: How::HolePunched,
                 ..
             } => f.write_str("direct (hole punched)"),
-            Self::Relayed { via } => write!(f, "relayed via {via}"),
+            Self::Relayed { via: Some(via) } => write!(f, "relayed via {via}"),
             Self::Down { .. } => f.write_str("down"),
         }
     }
 }
 
-/// Why a path changed.
+/// A stream of the overlay that carries datagrams to the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The relay's name; `None` for a stream straight to the peer.
+    pub via: Option<String>,
+}
+
+/// Which paths the parties agreed to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Direct if possible, else relayed.
+    #[default]
+    Any,
+    /// Direct only.
+    Direct,
+    /// Relayed only: no address is told to the peer.
+    Relay,
+}
+
+/// At which end something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// At this end.
+    Own,
+    /// At the peer.
+    Peer,
+    /// At both.
+    Both,
+}
+
+impl Whose {
+    /// `None` if it is at neither end.
+    pub fn of(own: bool, peer: bool) -> Option<Self> {
+        match (own, peer) {
+            (true, true) => Some(Self::Both),
+            (true, false) => Some(Self::Own),
+            (false, true) => Some(Self::Peer),
+            (false, false) => None,
+        }
+    }
+
+    /// The names of whom it concerns; the two ends say the same, whoever asks.
+    fn names(self, own: &str, peer: &str) -> (String, bool) {
+        match self {
+            Self::Own => (own.into(), false),
+            Self::Peer => (peer.into(), false),
+            Self::Both => {
+                let (first, second) = if own <= peer {
+                    (own, peer)
+                } else {
+                    (peer, own)
+                };
+                (format!("{first} and {second}"), true)
+            }
+        }
+    }
+}
+
+/// Why a path is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The first pair of addresses answered in both directions.
-    FirstAnswer,
-    /// A pair of higher priority answered.
-    BetterAnswer,
-    /// An address answers again after the path was down.
-    AnswersAgain,
-    /// Nothing answered for too long.
+    /// Direct: no address translation in between.
+    Untranslated,
+    /// Direct: this end is reached at its own address.
+    Reachable(Whose),
+    /// Direct: both NATs were opened from inside.
+    HolePunched,
+    /// A direct path is still being looked for.
+    Searching,
+    /// The NAT there uses a new port for each destination.
+    EndpointDependent(Whose),
+    /// No UDP gets through there.
+    UdpBlocked(Whose),
+    /// No direct address answers, or none any more.
     NoAnswer,
+    /// The parties agreed to use relays only.
+    RelayOnly,
+    /// The parties agreed to use direct paths only, and there is none.
+    DirectOnly,
+}
+
+impl Reason {
+    /// The word for machines.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Untranslated => "no-translation",
+            Self::Reachable(_) => "reachable",
+            Self::HolePunched => "hole-punched",
+            Self::Searching => "searching",
+            Self::EndpointDependent(_) => "endpoint-dependent-mapping",
+            Self::UdpBlocked(_) => "udp-blocked",
+            Self::NoAnswer => "no-answer",
+            Self::RelayOnly => "relay-only",
+            Self::DirectOnly => "direct-only",
+        }
+    }
+
+    /// The sentence for people, with the names of the two ends.
+    pub fn sentence(self, own: &str, peer: &str) -> String {
+        match self {
+            Self::Reachable(whose) => {
+                format!("{} can be reached from outside", whose.names(own, peer).0)
+            }
+            Self::EndpointDependent(whose) => match whose.names(own, peer) {
+                (who, false) => format!("{who}'s NAT gives a new port per destination"),
+                (who, true) => format!("the NATs of {who} give a new port per destination"),
+            },
+            Self::UdpBlocked(whose) => {
+                format!("UDP is blocked at {}", whose.names(own, peer).0)
+            }
+            other => other.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::FirstAnswer => "the first address answered",
-            Self::BetterAnswer => "a better address answered",
-            Self::AnswersAgain => "an address answers again",
-            Self::NoAnswer => "no address answers any more",
+            Self::Untranslated => "no address translation in between",
+            Self::Reachable(_) => "one end can be reached from outside",
+            Self::HolePunched => "both NATs were opened from inside",
+            Self::Searching => "a direct path is being looked for",
+            Self::EndpointDependent(_) => "a NAT gives a new port per destination",
+            Self::UdpBlocked(_) => "UDP is blocked",
+            Self::NoAnswer => "no direct address answers",
+            Self::RelayOnly => "the invitation allows relays only",
+            Self::DirectOnly => "the invitation allows direct paths only, and no address answers",
         })
     }
 }
@@ -104,15 +212,17 @@ impl fmt::Display for Reason {
 /// What an agent found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathEvent {
-    /// Packets to the peer take this path from now on.
+    /// Packets to the peer take this path from now on, or take it for another reason.
     Changed {
-        /// The new path.
+        /// The path now.
         path: Path,
         /// Why.
         reason: Reason,
     },
     /// A check with the right HMAC came from this address: packets from it are the peer's.
     Source(SocketAddr),
+    /// Packets from this address are not the peer's any more: newer ones took its place.
+    Gone(SocketAddr),
 }
 
 #[cfg(test)]
@@ -134,12 +244,35 @@ mod tests {
         assert_eq!(direct(How::Local), "local");
         assert_eq!(direct(How::Plain), "direct");
         assert_eq!(direct(How::HolePunched), "direct (hole punched)");
-        let relayed = Path::Relayed {
-            via: "relay.example".into(),
-        };
-        assert_eq!(relayed.to_string(), "relayed via relay.example");
+        let relayed = |via| Path::Relayed { via }.to_string();
+        assert_eq!(
+            relayed(Some("relay.example".into())),
+            "relayed via relay.example"
+        );
+        assert_eq!(relayed(None), "direct");
         let now = Instant::now();
         let down = Path::Down { since: Some(now) };
         assert_eq!(down.words(now + Duration::from_secs(7)), "down since 7 s");
+    }
+
+    #[test]
+    fn both_ends_say_the_same_sentence() {
+        let of = Reason::EndpointDependent;
+        assert_eq!(
+            of(Whose::Own).sentence("sud", "noord"),
+            "sud's NAT gives a new port per destination"
+        );
+        assert_eq!(
+            of(Whose::Peer).sentence("noord", "sud"),
+            of(Whose::Own).sentence("sud", "noord")
+        );
+        assert_eq!(
+            of(Whose::Both).sentence("noord", "sud"),
+            of(Whose::Both).sentence("sud", "noord")
+        );
+        assert_eq!(
+            Reason::UdpBlocked(Whose::Peer).sentence("noord", "ost"),
+            "UDP is blocked at ost"
+        );
     }
 }

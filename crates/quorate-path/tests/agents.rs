@@ -2,14 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use quorate_path::{
-    Agent, AgentConfig, Candidate, Credentials, How, Path, PathEvent, Reason, Refusal, Scope,
-    limits::{MAX_CHECKS_PER_WINDOW, MAX_SIGNALS_PER_WINDOW},
+    Agent, AgentConfig, Candidate, How, Nat, Path, PathEvent, Policy, Reason, Refusal, Scope,
+    limits::{MAX_CHECKS_PER_WINDOW, MAX_ROUND_STEP, MAX_SIGNALS_PER_WINDOW},
 };
 use std::{
     collections::VecDeque,
     net::SocketAddr,
     time::{Duration, Instant},
 };
+use zeroize::Zeroizing;
 
 const DELAY: Duration = Duration::from_millis(10);
 
@@ -39,25 +40,24 @@ struct World {
     packets: usize,
 }
 
-fn credentials(name: &str) -> Credentials {
-    Credentials::new(
-        format!("{name}frag"),
-        format!("{name}password-----------").replace('-', "x"),
-    )
-    .unwrap()
-}
-
-fn end(name: &str, controlling: bool, scope: Scope, addresses: &[&str], now: Instant) -> End {
+fn agent(seed: u8, controlling: bool, scope: Scope, now: Instant) -> Agent {
     let config = AgentConfig {
-        credentials: credentials(name),
+        seed: Zeroizing::new([seed; 32]),
         controlling,
         scope,
+        policy: Policy::Any,
     };
-    let mut agent = Agent::new(config, now);
+    Agent::new(config, now)
+}
+
+fn hosts(addresses: &[SocketAddr]) -> Vec<Candidate> {
+    addresses.iter().map(|a| Candidate::host(*a)).collect()
+}
+
+fn end(seed: u8, controlling: bool, scope: Scope, addresses: &[&str], now: Instant) -> End {
+    let mut agent = agent(seed, controlling, scope, now);
     let addresses: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
-    for address in &addresses {
-        agent.add_local(Candidate::host(*address), now);
-    }
+    agent.set_local(hosts(&addresses), true, Nat::Unknown, now);
     End {
         agent,
         addresses,
@@ -71,8 +71,8 @@ impl World {
         Self {
             now,
             ends: [
-                end("left", true, scope, left, now),
-                end("right", false, scope, right, now),
+                end(1, true, scope, left, now),
+                end(2, false, scope, right, now),
             ],
             travelling: VecDeque::new(),
             dead: Vec::new(),
@@ -172,9 +172,9 @@ fn two_ends_on_one_network_become_direct_within_a_second() {
     for end in &world.ends {
         let first = end.events.iter().find_map(|e| match e {
             PathEvent::Changed { reason, .. } => Some(*reason),
-            PathEvent::Source(_) => None,
+            _ => None,
         });
-        assert_eq!(first, Some(Reason::FirstAnswer));
+        assert_eq!(first, Some(Reason::Untranslated));
     }
 }
 
@@ -268,7 +268,7 @@ fn a_long_outage_is_reported_and_the_path_comes_back() {
             matches!(
                 last,
                 PathEvent::Changed {
-                    reason: Reason::AnswersAgain,
+                    path: Path::Direct { .. },
                     ..
                 }
             ),
@@ -288,14 +288,15 @@ fn addresses_that_never_answer_cost_a_bounded_number_of_packets() {
 #[test]
 fn a_check_without_the_password_leaves_no_trace() {
     let now = Instant::now();
-    let mut honest = end("left", true, Scope::Lan, &["10.0.0.1:7"], now);
-    let mut other = end("right", false, Scope::Lan, &["10.0.0.2:7"], now);
-    let mut stranger = end("odd", false, Scope::Lan, &["10.0.0.3:7"], now);
+    let mut honest = end(1, true, Scope::Lan, &["10.0.0.1:7"], now);
+    let mut other = end(2, false, Scope::Lan, &["10.0.0.2:7"], now);
+    let mut stranger = end(3, false, Scope::Lan, &["10.0.0.3:7"], now);
     let to_honest = other.agent.poll_signal(now).unwrap();
     honest.agent.handle_signal(&to_honest, now).unwrap();
     // The stranger knows the user fragments but not the password.
     let signal = String::from_utf8(honest.agent.poll_signal(now).unwrap()).unwrap();
-    let guessed = signal.replace("leftpassword", "guessedpassw");
+    let password = signal.split("\"password\":\"").nth(1).unwrap();
+    let guessed = signal.replace(&password[..32], &"guess".repeat(7)[..32]);
     stranger
         .agent
         .handle_signal(guessed.as_bytes(), now)
@@ -375,4 +376,25 @@ fn a_flood_of_signals_is_refused() {
         honest.handle_signal(&signal, world.now + Duration::from_secs(11)),
         Ok(())
     );
+}
+
+#[test]
+fn a_round_far_ahead_is_refused_and_one_behind_changes_nothing() {
+    let mut world = World::new(Scope::Lan, &["10.0.0.1:7"], &["10.0.0.2:7"]);
+    let signal = world.ends[1].agent.poll_signal(world.now).unwrap();
+    let text = String::from_utf8(signal.clone()).unwrap();
+    let of_round = |round: u32| text.replace("\"round\":0", &format!("\"round\":{round}"));
+    let honest = &mut world.ends[0].agent;
+    let far = MAX_ROUND_STEP + 1;
+    assert_eq!(
+        honest.handle_signal(of_round(far).as_bytes(), world.now),
+        Err(Refusal::Round(far))
+    );
+    assert_eq!(
+        honest.handle_signal(of_round(7).as_bytes(), world.now),
+        Ok(())
+    );
+    assert_eq!(honest.round(), 7);
+    assert_eq!(honest.handle_signal(&signal, world.now), Ok(()));
+    assert_eq!(honest.round(), 7);
 }

@@ -144,7 +144,7 @@ fn link_line(status: &SessionStatus, link: &quorate_node::control::LinkStatus) -
         text::foreign(&link.path),
         text::bytes(link.tx),
         text::bytes(link.rx),
-        text::foreign(&link.reason)
+        text::foreign(&link.detail)
     )
 }
 

@@ -5,6 +5,8 @@
 //! question was typed. `^C` on a line of its own is that key. A block ```` ```console noord ```` goes on with what runs
 //! on that machine. What a block with `file=NAME` holds is put into that file on every machine, or on `on=MACHINE`.
 //!
+//! `<!-- in tests/lab/NAME.toml -->` puts the machines onto the networks of that scenario instead.
+//!
 //! `**noord → send `FILE` to sud and ost.**` copies a file; `<!-- expired on noord: FILE → NEW -->` makes one that no
 //! command makes.
 //!
@@ -22,6 +24,7 @@ use std::{
 };
 
 use crate::{
+    lab::Networks,
     lan::Lan,
     pty::Terminal,
     world::{QUORATE, eventually, python},
@@ -38,14 +41,20 @@ struct Budget {
 /// The machines of one guide and what runs on them.
 struct Stage {
     folder: tempfile::TempDir,
-    lan: Lan,
+    place: Place,
     machines: Vec<String>,
     running: BTreeMap<String, (Terminal, usize)>,
     names: Names,
 }
 
+/// What connects the machines.
+enum Place {
+    Lan(Lan),
+    Lab(Networks),
+}
+
 impl Stage {
-    fn new(machines: usize) -> Self {
+    fn new(place: Place) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("quorate-guide-")
             .tempdir()
@@ -55,7 +64,7 @@ impl Stage {
         std::os::unix::fs::symlink(QUORATE, bin.join("quorate")).unwrap();
         Self {
             folder,
-            lan: Lan::new(machines, &[]),
+            place,
             machines: Vec::new(),
             running: BTreeMap::new(),
             names: Names::default(),
@@ -129,7 +138,10 @@ impl Stage {
             python().parent().unwrap().display(),
             std::env::var("PATH").unwrap_or_default()
         );
-        let mut words = self.lan.enter(index);
+        let mut words = match &self.place {
+            Place::Lan(lan) => lan.enter(index),
+            Place::Lab(networks) => networks.enter(machine),
+        };
         words.extend(["sh".into(), "-c".into(), command]);
         let terminal = Terminal::start(&words, |process| {
             process
@@ -191,6 +203,12 @@ impl Stage {
     }
 }
 
+/// The networks that a guide is set in, where it is not one LAN: `<!-- in tests/lab/NAME.toml -->`.
+fn networks(guide: &str) -> Option<&str> {
+    let after = guide.split("<!-- in tests/lab/").nth(1)?;
+    after.split(".toml -->").next()
+}
+
 /// Runs a guide and counts what it asked of people.
 fn run(name: &str, budget: &Budget) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -213,7 +231,11 @@ fn run(name: &str, budget: &Budget) {
             && spent.messages <= budget.messages,
         "{name} asks more of people than it may: {spent:?}"
     );
-    let mut stage = Stage::new(machines.len());
+    let place = match networks(&text) {
+        None => Place::Lan(Lan::new(machines.len(), &[])),
+        Some(name) => Place::Lab(Networks::up(name, machines.len())),
+    };
+    let mut stage = Stage::new(place);
     for step in steps {
         stage.run(step, &machines);
     }

@@ -239,7 +239,7 @@ fn match_words(
 }
 
 /// Words that name something of this run alone.
-const NAMES: &[&str] = &["qrt1", "did:key:", "https://quorate.org/"];
+const NAMES: &[&str] = &["qrt1", "did:key:", "https://quorate.org/", "/ip4/"];
 
 fn match_word(wanted: &str, there: &str, names: &mut BTreeMap<String, String>) -> bool {
     if let Some((wanted, there)) = wanted.strip_prefix('(').zip(there.strip_prefix('(')) {

@@ -1,6 +1,6 @@
 """Computes rounds until a file appears, and says how long the longest took.
 
-Usage: hold.py --until FILE
+Usage: hold.py --until FILE --every SECONDS
 """
 import asyncio
 import os
@@ -11,6 +11,7 @@ from mpyc.runtime import mpc
 
 async def main():
     until = sys.argv[sys.argv.index("--until") + 1]
+    every = float(sys.argv[sys.argv.index("--every") + 1])
     secint = mpc.SecInt(32)
     await mpc.start()
     longest, rounds, before = 0.0, 0, time.monotonic()
@@ -26,7 +27,7 @@ async def main():
         assert numbers == m * (m + 1) // 2
         if votes > 0:
             break
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(every)
     await mpc.shutdown()
     print(f"sum {numbers}, longest round {longest:.2f} s, rounds {rounds}")
 

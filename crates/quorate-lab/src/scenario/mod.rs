@@ -113,6 +113,9 @@ pub struct SessionPlan {
     /// More arguments of `quorate join`.
     #[serde(default)]
     pub join: Vec<String>,
+    /// Whether each party is told, as by hand, at which relay those before it can be reached.
+    #[serde(default)]
+    pub introduce: bool,
     /// Whether parties run without any capability.
     #[serde(default)]
     pub unprivileged: bool,

@@ -45,6 +45,8 @@ pub struct Pair {
     pub paths: [(String, String); 2],
     /// What the oracle says.
     pub oracle: Option<Reach>,
+    /// Whether TCP leads from one to the other although UDP does not.
+    pub by_tcp: bool,
 }
 
 impl Pair {
@@ -59,8 +61,18 @@ impl Pair {
         one.filter(|_| one == other)
     }
 
+    /// Whether it is as the oracle says. Where UDP is blocked, a party in the open is reached by TCP
+    /// all the same, which is better than the oracle, whose word is about UDP.
+    pub fn holds(&self) -> bool {
+        let seen = self.reach();
+        seen == self.oracle || (self.by_tcp && seen == Some(Reach::Direct))
+    }
+
     /// In one cell.
     pub fn shown(&self) -> String {
+        if self.by_tcp && self.reach() == Some(Reach::Direct) {
+            return "tcp".into();
+        }
         match (self.reach(), self.oracle) {
             (Some(seen), expected) if expected.is_none_or(|e| e == seen) => seen.to_string(),
             (Some(seen), _) => format!("{seen}!"),
@@ -290,6 +302,7 @@ impl Play<'_> {
                 let names = [parties[i].name.clone(), parties[j].name.clone()];
                 pairs.push(Pair {
                     oracle: self.scenario.lab.reach(&names[0], &names[1]),
+                    by_tcp: self.scenario.lab.meets_by_tcp(&names[0], &names[1]),
                     paths: [to(i, j), to(j, i)],
                     names,
                 });
@@ -329,7 +342,7 @@ impl Play<'_> {
                     "{one}–{other}: expected {expected}, {one} says `{a}` ({why_a}), {other} says `{b}` ({why_b})"
                 )
             };
-            if self.scenario.expect.oracle && pair.reach() != pair.oracle {
+            if self.scenario.expect.oracle && !pair.holds() {
                 let expected = pair.oracle.map(|r| r.to_string()).unwrap_or_default();
                 wrong.push(shown(&expected));
             }

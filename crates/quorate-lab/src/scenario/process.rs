@@ -18,6 +18,9 @@ use super::Phase;
 /// Lines kept of one process.
 const MAX_LINES: usize = 100_000;
 
+/// Signs shown of a line.
+const MAX_SHOWN: usize = 400;
+
 /// A line and when it came.
 #[derive(Clone, Debug)]
 struct Line {
@@ -106,8 +109,12 @@ impl Process {
     /// The last lines on stderr.
     pub fn last_words(&self, count: usize) -> Vec<String> {
         let lines = lock(&self.stderr);
-        let from = lines.len().saturating_sub(count);
-        lines[from..].iter().map(|l| l.text.clone()).collect()
+        // Addresses are long and say nothing of why something ended.
+        let telling = |l: &&Line| !l.text.contains("\"event\":\"listening\"");
+        let texts: Vec<&Line> = lines.iter().filter(telling).collect();
+        let last = texts[texts.len().saturating_sub(count)..].iter();
+        last.map(|l| l.text.chars().take(MAX_SHOWN).collect())
+            .collect()
     }
 
     /// The first event, on either stream, that `wanted` gives something for.
@@ -148,6 +155,18 @@ impl Process {
             }
         }
         paths
+    }
+
+    /// Its last address through a relay.
+    pub fn circuit(&self) -> Option<String> {
+        let lines = lock(&self.stderr);
+        lines.iter().rev().find_map(|l| {
+            let addresses = l.event.as_ref()?.get("addresses")?.as_array()?;
+            let mut texts = addresses.iter().filter_map(Value::as_str);
+            texts
+                .find(|a| a.contains("/p2p-circuit/"))
+                .map(str::to_owned)
+        })
     }
 
     /// All codes of refusals that it named.

@@ -71,6 +71,21 @@ fn cached_python() -> Option<PathBuf> {
     pythons.find(|p| p.is_file())
 }
 
+/// Waits until a party has an address at a relay.
+fn circuit_of(party: &Party) -> Outcome<String> {
+    let begun = Instant::now();
+    while begun.elapsed() < RELAY_PATIENCE {
+        if let Some(address) = party.process.as_ref().and_then(Process::circuit) {
+            return Ok(address);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err(Trouble::new(format!(
+        "{} has no address at a relay",
+        party.name
+    )))
+}
+
 /// All links in a report, however it is nested.
 fn links_in(value: &Value) -> Vec<Value> {
     match value {
@@ -332,6 +347,18 @@ impl Stage {
         self.ask(&first.name, &words).map(drop)
     }
 
+    /// The addresses at the relay of those that started before.
+    fn introductions(&self, index: usize) -> Outcome<Vec<String>> {
+        let earlier = self.parties.iter().take(index);
+        let earlier = earlier.filter(|_| self.session.introduce);
+        earlier.map(circuit_of).collect()
+    }
+
+    /// Seconds between rounds of `hold`: a round of many parties is many messages.
+    fn pace(&self) -> &'static str {
+        if self.parties.len() > 5 { "1.0" } else { "0.2" }
+    }
+
     /// Starts a party, or starts it again.
     pub fn join(&mut self, index: usize) -> Outcome<()> {
         let name = self.parties[index].name.clone();
@@ -352,9 +379,13 @@ impl Stage {
         if Path::new(&program).is_file() {
             command.args(["--program", &program]);
         }
+        for address in self.introductions(index)? {
+            command.args(["--at", &address]);
+        }
         command.args(self.told()).args(&self.session.join).arg("--");
         if self.session.hold {
             command.arg("--until").arg(self.over());
+            command.args(["--every", self.pace()]);
         }
         command.args(&self.session.private);
         let process = Process::start(host, command, &self.logs(), &name)?;

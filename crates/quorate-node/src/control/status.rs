@@ -113,8 +113,10 @@ pub struct LinkStatus {
     pub tx: u64,
     /// Bytes of datagrams received from it.
     pub rx: u64,
-    /// Why the path is what it is.
+    /// The word for why the path is what it is.
     pub reason: String,
+    /// The same as a sentence.
+    pub detail: String,
     /// Since when the path is what it is.
     pub since: String,
 }

@@ -116,6 +116,7 @@ mod tests {
             tx: 1,
             rx: u64::MAX,
             reason: String::new(),
+            detail: String::new(),
             since: "2026-11-22T16:00:00Z".into(),
         });
         let answer = Answer::status(status);

@@ -45,7 +45,10 @@ use std::{
     time::Instant,
 };
 
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, mpsc::error::TrySendError},
+    task::JoinHandle,
+};
 use zeroize::Zeroizing;
 
 pub use admission::{
@@ -71,7 +74,7 @@ pub const EVENT_QUEUE: usize = 64;
 /// Relays of the session that come before one's own.
 const SHARED_FIRST: usize = MAX_RESERVATIONS - 1;
 /// Commands waiting for the overlay's task.
-const COMMAND_QUEUE: usize = 64;
+const COMMAND_QUEUE: usize = 1024;
 
 /// Where the overlay listens and dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -330,7 +333,11 @@ impl Overlay {
     /// place of earlier lanes, which end.
     pub fn lanes(&self, peers: Vec<(u16, String)>) -> (LaneSender, LaneReceiver) {
         let (sender, receiver, order) = lanes::pair(peers);
-        self.command(Command::Lanes(order));
+        // It must not be lost, however many addresses are told at this moment.
+        if let Err(TrySendError::Full(order)) = self.commands.try_send(Command::Lanes(order)) {
+            let commands = self.commands.clone();
+            tokio::spawn(async move { commands.send(order).await });
+        }
         (sender, receiver)
     }
 

@@ -49,8 +49,10 @@ pub enum PartyEvent {
         index: u16,
         /// The word for the path.
         path: String,
-        /// Why.
+        /// The word for why.
         reason: String,
+        /// Why, as a sentence.
+        detail: String,
     },
     /// The program runs.
     Program {

@@ -1,5 +1,6 @@
 //! Own addresses as host candidates.
 
+use super::limits::MAX_HOST_ADDRESSES;
 use quorate_path::{Candidate, Scope};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -19,7 +20,10 @@ pub(super) fn host_candidates(scope: Scope, port: u16, ipv6: bool) -> Vec<Candid
         .into_iter()
         .map(|ip| Candidate::host(SocketAddr::new(ip, port)))
         .collect();
-    quorate_path::filter(candidates, scope)
+    let mut candidates = quorate_path::filter(candidates, scope);
+    // Room is left for what servers see of them.
+    candidates.truncate(MAX_HOST_ADDRESSES);
+    candidates
 }
 
 #[cfg(test)]

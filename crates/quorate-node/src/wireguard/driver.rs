@@ -10,11 +10,20 @@
 use super::{
     MeshConfig, MeshError, MeshEvent, MeshPeer, addresses,
     engine::{Note, Order, Stun},
-    limits::{ADDRESS_SCAN, EVENT_BACKLOG, HANDSHAKE_ROUND, PROBE_REPEAT, REKEY_CHECK},
+    lane::LaneOut,
+    limits::{
+        ADDRESS_SCAN, EVENT_BACKLOG, HANDSHAKE_ROUND, PROBE_REPEAT, REKEY_CHECK,
+        ROUND_TRIP_INTERVAL,
+    },
+    probe,
+    round_trip::RoundTrip,
     socket::MeshSocket,
-    table::{PathTable, Route},
+    table::{PathTable, Route, Way},
 };
-use quorate_path::{Agent, AgentConfig, Credentials, Path, PathEvent, Scope};
+use quorate_path::{
+    Agent, AgentConfig, Candidate, Gatherer, Lane, Nat, Path, PathEvent, Reason, Scope, candidates,
+    stun,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -22,11 +31,13 @@ use std::{
     time::Instant,
 };
 use tokio::sync::{mpsc, watch};
+use zeroize::Zeroizing;
 
 /// What the mesh's handle asks for.
 #[derive(Debug)]
 pub(super) enum Command {
     Signal { from: u16, data: Vec<u8> },
+    Stun(Vec<SocketAddr>),
     Stop,
 }
 
@@ -39,6 +50,7 @@ pub(super) struct Queues {
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) stun: mpsc::Receiver<Stun>,
     pub(super) notes: mpsc::Receiver<Note>,
+    pub(super) lane_changes: Option<watch::Receiver<u64>>,
 }
 
 /// Where a pair stands.
@@ -58,6 +70,15 @@ struct Peer {
     /// This end starts handshakes: its index is the lower one.
     initiator: bool,
     link: Link,
+    round_trip: RoundTrip,
+}
+
+/// What the agents were told of the own addresses last.
+#[derive(Default, PartialEq)]
+struct Told {
+    candidates: Vec<Candidate>,
+    complete: bool,
+    nat: Nat,
 }
 
 /// See the module's text.
@@ -68,6 +89,10 @@ pub(super) struct Driver {
     table: Arc<PathTable>,
     queues: Queues,
     backlog: VecDeque<MeshEvent>,
+    lanes: Option<Arc<dyn LaneOut>>,
+    gatherer: Gatherer,
+    hosts: Vec<Candidate>,
+    told: Told,
     next_scan: Instant,
 }
 
@@ -77,13 +102,13 @@ impl Driver {
         config: &MeshConfig,
         socket: Arc<MeshSocket>,
         table: Arc<PathTable>,
+        lanes: Option<Arc<dyn LaneOut>>,
         queues: Queues,
     ) -> Result<Self, MeshError> {
         let now = Instant::now();
-        let peer = |peer: &MeshPeer| {
-            let initiator = config.me < peer.index;
-            Ok((peer.index, Peer::new(initiator, config.scope, now)?))
-        };
+        let peer = |peer: &MeshPeer| Ok((peer.index, Peer::new(config, peer.index, now)?));
+        let mut gatherer = Gatherer::new(seed()?, config.scope, now);
+        gatherer.set_servers(&config.reach.stun, now);
         Ok(Self {
             scope: config.scope,
             peers: config.peers.iter().map(peer).collect::<Result<_, _>>()?,
@@ -91,6 +116,10 @@ impl Driver {
             table,
             queues,
             backlog: VecDeque::new(),
+            lanes,
+            gatherer,
+            hosts: Vec::new(),
+            told: Told::default(),
             next_scan: now,
         })
     }
@@ -98,6 +127,7 @@ impl Driver {
     /// Runs until it is told to stop or the mesh's handle is gone. The packet task ends with it.
     pub(super) async fn run(mut self) {
         let events = self.queues.events.clone();
+        self.look_at_lanes();
         loop {
             let now = Instant::now();
             self.handle_time(now);
@@ -106,8 +136,12 @@ impl Driver {
             tokio::select! {
                 command = self.queues.commands.recv() => match command {
                     Some(Command::Signal { from, data }) => self.handle_signal(from, &data),
+                    Some(Command::Stun(servers)) => {
+                        self.gatherer.set_servers(&servers, Instant::now());
+                    }
                     Some(Command::Stop) | None => break,
                 },
+                () = changed(&mut self.queues.lane_changes) => self.look_at_lanes(),
                 Some(stun) = self.queues.stun.recv() => self.handle_stun(&stun),
                 Some(note) = self.queues.notes.recv() => self.handle_note(note),
                 Ok(room) = events.reserve(), if !self.backlog.is_empty() => {
@@ -138,6 +172,14 @@ impl Driver {
         });
         let destination = SocketAddr::new(local, self.socket.port());
         let now = Instant::now();
+        let plain = stun::answered(&stun.bytes).is_some();
+        if plain
+            && self
+                .gatherer
+                .handle_answer(&stun.bytes, stun.source, destination, now)
+        {
+            return;
+        }
         let mut agents = self.peers.values_mut().map(|p| &mut p.agent);
         let owner = agents.find(|agent| agent.accepts(&stun.bytes));
         let taken = owner
@@ -161,22 +203,31 @@ impl Driver {
         }
     }
 
-    fn handle_heard(&mut self, index: u16, probe: bool) {
+    fn handle_heard(&mut self, index: u16, probe: Option<probe::Content>) {
         let Some(peer) = self.peers.get_mut(&index) else {
             return;
         };
         let now = Instant::now();
         let first = !matches!(peer.link, Link::Up(_));
-        let answers = probe && !peer.initiator;
+        let mut answer = None;
+        if let Some(content) = probe {
+            if peer.initiator {
+                peer.round_trip.handle_answer(content, now);
+            } else {
+                // The peer initiated, so this is also how we learn that its handshake is complete.
+                answer = Some(content);
+                peer.round_trip.adopt(content);
+            }
+            self.table.report_rtt(index, peer.round_trip.shown());
+        }
         if first {
             peer.link = Link::Up(now + REKEY_CHECK);
             self.table.set_up(index);
             self.order(Order::KeepAlive(index));
         }
-        if answers {
-            // The peer initiated, so this is also how we learn that its handshake is complete.
+        if let Some(content) = answer {
             self.table.report_handshake(index, now);
-            self.order(Order::Probe(index));
+            self.order(Order::Probe(index, content));
         }
         if first {
             self.queues.up.send_modify(|up| {
@@ -186,17 +237,51 @@ impl Driver {
         }
     }
 
+    /// Tells the agents which lanes there are.
+    fn look_at_lanes(&mut self) {
+        let Some(lanes) = &self.lanes else { return };
+        let now = Instant::now();
+        for (index, peer) in &mut self.peers {
+            let lane = lanes.state(*index).map(|lane| Lane { via: lane.via });
+            peer.agent.set_lane(lane, now);
+        }
+    }
+
+    /// Tells the agents the own addresses, if there is anything new about them.
+    fn tell_addresses(&mut self, now: Instant) {
+        let told = Told {
+            candidates: candidates(&self.hosts, &self.gatherer),
+            complete: self.gatherer.is_complete(),
+            nat: self.gatherer.nat(),
+        };
+        if told == self.told {
+            return;
+        }
+        for peer in self.peers.values_mut() {
+            peer.agent
+                .set_local(told.candidates.clone(), told.complete, told.nat, now);
+        }
+        tracing::debug!(addresses = told.candidates.len(), nat = ?told.nat, "own addresses");
+        self.told = told;
+    }
+
     /// Everything that is due.
     fn handle_time(&mut self, now: Instant) {
         if self.next_scan <= now {
             self.next_scan = now + ADDRESS_SCAN;
             let port = self.socket.port();
-            for candidate in addresses::host_candidates(self.scope, port, self.socket.has_ipv6()) {
-                for peer in self.peers.values_mut() {
-                    peer.agent.add_local(candidate.clone(), now);
+            let hosts = addresses::host_candidates(self.scope, port, self.socket.has_ipv6());
+            if hosts != self.hosts {
+                if !self.hosts.is_empty() {
+                    self.gatherer.restart(now);
                 }
+                self.hosts = hosts;
             }
         }
+        if self.gatherer.poll_timeout().is_some_and(|at| at <= now) {
+            self.gatherer.handle_timeout(now);
+        }
+        self.tell_addresses(now);
         let indices: Vec<u16> = self.peers.keys().copied().collect();
         for index in indices {
             let Some(peer) = self.peers.get_mut(&index) else {
@@ -204,8 +289,14 @@ impl Driver {
             };
             if peer.agent.poll_timeout().is_some_and(|(at, _)| at <= now) {
                 peer.agent.handle_timeout(now);
-                self.table.report_rtt(index, peer.agent.rtt());
             }
+            let measure = peer.initiator && matches!(peer.link, Link::Up(_));
+            if measure && let Some(content) = peer.round_trip.ask(now) {
+                self.order(Order::Probe(index, content));
+            }
+            let Some(peer) = self.peers.get_mut(&index) else {
+                continue;
+            };
             match peer.link {
                 Link::Handshaking(at) if at <= now => {
                     peer.link = Link::Handshaking(now + HANDSHAKE_ROUND);
@@ -213,7 +304,8 @@ impl Driver {
                 }
                 Link::Probing(at) if at <= now => {
                     peer.link = Link::Probing(now + PROBE_REPEAT);
-                    self.order(Order::Probe(index));
+                    let content = peer.round_trip.begin(now);
+                    self.order(Order::Probe(index, content));
                 }
                 Link::Up(at) if at <= now => {
                     peer.link = Link::Up(now + REKEY_CHECK);
@@ -230,6 +322,14 @@ impl Driver {
 
     /// Does what the agents want: events first, so that a source is known before it is answered.
     async fn drain(&mut self) {
+        while let Some((server, bytes)) = self.gatherer.poll_transmit(Instant::now()) {
+            let route = Route {
+                local: unspecified(server),
+                remote: server,
+            };
+            // A server of a family that this machine does not have is no server.
+            let _ = self.socket.send(route, &bytes, None).await;
+        }
         let indices: Vec<u16> = self.peers.keys().copied().collect();
         for index in indices {
             while let Some(event) = self
@@ -274,36 +374,47 @@ impl Driver {
                 self.table.add_source(address, index);
                 // The peer may have chosen its path already: its handshake is answered to where
                 // its checks come from, until this end has a path too.
-                if self.table.route(index).is_none() {
-                    let local = match address.ip() {
-                        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-                    };
+                if self.table.way(index).is_none() {
+                    let local = unspecified(address);
                     let remote = address;
-                    self.table.set_route(index, Route { local, remote });
+                    self.table
+                        .set_way(index, Way::Direct(Route { local, remote }));
                 }
             }
-            PathEvent::Changed { path, reason } => {
-                if let Path::Direct { local, remote, .. } = &path {
-                    let route = Route {
-                        local: local.ip(),
-                        remote: *remote,
-                    };
-                    // A path that is down keeps its last route: sending costs nothing and it may
-                    // work again before the agent knows.
-                    self.table.set_route(index, route);
-                    self.table.add_source(*remote, index);
-                    self.shake_hands(index);
-                }
-                tracing::debug!(index, %path, %reason, "path");
-                self.table.report_path(index, path.clone());
-                self.tell(MeshEvent::Path {
-                    index,
-                    path,
-                    reason,
-                });
-            }
+            PathEvent::Gone(address) => self.table.remove_source(address, index),
+            PathEvent::Changed { path, reason } => self.take_path(index, path, reason),
         }
+    }
+
+    fn take_path(&mut self, index: u16, path: Path, reason: Reason) {
+        match &path {
+            Path::Direct { local, remote, .. } => {
+                let route = Route {
+                    local: local.ip(),
+                    remote: *remote,
+                };
+                self.table.set_way(index, Way::Direct(route));
+                self.table.add_source(*remote, index);
+                self.shake_hands(index);
+            }
+            Path::Relayed { .. } => {
+                self.table.set_way(index, Way::Lane);
+                self.shake_hands(index);
+            }
+            // A path that is down keeps its last route: sending costs nothing and it may work again
+            // before the agent knows.
+            Path::Down { .. } => {}
+        }
+        if let Some(peer) = self.peers.get_mut(&index) {
+            peer.round_trip.path_changed();
+        }
+        tracing::debug!(index, %path, %reason, "path");
+        self.table.report_path(index, path.clone(), reason);
+        self.tell(MeshEvent::Path {
+            index,
+            path,
+            reason,
+        });
     }
 
     /// Starts the first handshake, if it is ours to start.
@@ -335,9 +446,15 @@ impl Driver {
 
     fn wake(&mut self) -> Instant {
         let mut wake = self.next_scan;
+        if let Some(at) = self.gatherer.poll_timeout() {
+            wake = wake.min(at);
+        }
         for peer in self.peers.values_mut() {
             if let Some((at, _)) = peer.agent.poll_timeout() {
                 wake = wake.min(at);
+            }
+            if peer.initiator && matches!(peer.link, Link::Up(_)) {
+                wake = wake.min(peer.round_trip.next());
             }
             if let Link::Handshaking(at) | Link::Probing(at) | Link::Up(at) = peer.link {
                 wake = wake.min(at);
@@ -348,39 +465,47 @@ impl Driver {
 }
 
 impl Peer {
-    fn new(initiator: bool, scope: Scope, now: Instant) -> Result<Self, MeshError> {
-        let config = AgentConfig {
-            credentials: credentials()?,
+    fn new(config: &MeshConfig, index: u16, now: Instant) -> Result<Self, MeshError> {
+        let initiator = config.me < index;
+        let agent = AgentConfig {
+            seed: seed()?,
             controlling: initiator,
-            scope,
+            scope: config.scope,
+            policy: config.reach.policy,
         };
         Ok(Self {
-            agent: Agent::new(config, now),
+            agent: Agent::new(agent, now),
             initiator,
             link: Link::Idle,
+            round_trip: RoundTrip::new(now + ROUND_TRIP_INTERVAL),
         })
     }
 }
 
-/// Fresh STUN credentials: 48 bits of user fragment, 192 of password.
-fn credentials() -> Result<Credentials, MeshError> {
-    let mut bytes = zeroize::Zeroizing::new([0_u8; 30]);
-    getrandom::fill(&mut *bytes).map_err(|e| MeshError::Random(e.to_string()))?;
-    let (ufrag, password) = bytes.split_at(6);
-    Credentials::new(ice_text(ufrag), ice_text(password))
-        .map_err(|e| MeshError::Random(e.to_string()))
+/// Comes back when a lane changed; never, without lanes.
+async fn changed(lanes: &mut Option<watch::Receiver<u64>>) {
+    if let Some(changes) = lanes {
+        if changes.changed().await.is_ok() {
+            return;
+        }
+        *lanes = None;
+    }
+    std::future::pending::<()>().await;
 }
 
-/// Six bits per character, in the alphabet of RFC 8445.
-fn ice_text(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |chunk: &[u8]| {
-        let bits = chunk
-            .iter()
-            .fold(0_u32, |bits, byte| (bits << 8) | u32::from(*byte));
-        [18, 12, 6, 0].map(|shift| char::from(ALPHABET[(bits >> shift) as usize & 63]))
-    };
-    bytes.chunks_exact(3).flat_map(group).collect()
+/// Leaves the own address to the system.
+fn unspecified(to: SocketAddr) -> IpAddr {
+    match to.ip() {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// 256 bits of the operating system.
+fn seed() -> Result<Zeroizing<[u8; 32]>, MeshError> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(|e| MeshError::Random(e.to_string()))?;
+    Ok(seed)
 }
 
 /// Eight bytes of the operating system.
@@ -395,12 +520,9 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn credentials_are_long_and_never_the_same() {
-        assert_eq!(ice_text(&[0, 0, 0, 255, 255, 255]), "AAAA////");
-        let texts: BTreeSet<String> = (0..100)
-            .map(|_| format!("{:?}", credentials().unwrap()))
-            .collect();
-        assert_eq!(texts.len(), 100);
+    fn seeds_are_never_the_same() {
+        let seeds: BTreeSet<[u8; 32]> = (0..100).map(|_| *seed().unwrap()).collect();
+        assert_eq!(seeds.len(), 100);
         assert!(REKEY_CHECK < Duration::from_mins(2));
     }
 }

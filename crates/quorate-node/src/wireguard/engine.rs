@@ -12,17 +12,19 @@
 //! A tunnel is chosen by the datagram's source address, which a path agent has authenticated, so
 //! WireGuard's roaming does not exist here; the keys decide whether the datagram is real. Where
 //! several peers claim one address, which takes a forger among them, each of their tunnels is
-//! asked: the keys decide whose the datagram is.
+//! asked: the keys decide whose the datagram is. A datagram that came over a lane has no address: the
+//! overlay knows whose it is, and the keys decide again.
 
 use super::{
     MeshConfig, MeshPeer,
+    lane::Lanes,
     limits::{
         HANDSHAKE_RETRY, HANDSHAKES_PER_SECOND, KEEPALIVE_SECONDS, MAX_DATAGRAM, MAX_SOCKET_ERRORS,
         PACKET_POOL, SEND_BATCH, SOCKET_ERROR_PAUSE, TUNNEL_TICK,
     },
     probe,
     socket::{MeshSocket, ReceiveBuffer, Run},
-    table::PathTable,
+    table::{PathTable, Way},
 };
 use crate::netstack::Injector;
 use bytes::BytesMut;
@@ -63,7 +65,7 @@ pub(super) enum Order {
     /// Complete a handshake, unless there is a fresh session.
     Handshake(u16),
     /// Send a probe through the tunnel.
-    Probe(u16),
+    Probe(u16, probe::Content),
     /// Set the keepalive: the pair is up.
     KeepAlive(u16),
 }
@@ -77,7 +79,7 @@ pub(super) enum Note {
     Heard {
         index: u16,
         /// It was a probe, which the responder answers.
-        probe: bool,
+        probe: Option<probe::Content>,
     },
     /// The socket fails for good.
     Fatal(String),
@@ -107,6 +109,7 @@ pub(super) struct Queues {
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) stun: mpsc::Sender<Stun>,
     pub(super) notes: mpsc::Sender<Note>,
+    pub(super) lanes: Option<Lanes>,
 }
 
 /// See the module's text.
@@ -173,6 +176,7 @@ impl Engine {
         let socket = Arc::clone(&self.socket);
         let mut buffer = ReceiveBuffer::default();
         let mut packets = Vec::with_capacity(SEND_BATCH);
+        let mut arrivals = Vec::with_capacity(SEND_BATCH);
         let mut stack_open = true;
         let mut ticks = interval(TUNNEL_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,6 +197,16 @@ impl Engine {
                     for packet in packets.drain(..) {
                         self.encrypt(packet);
                     }
+                }
+                n = from_lanes(&mut self.queues.lanes, &mut arrivals) => {
+                    if n == 0 {
+                        // Replaced, or the overlay has ended.
+                        self.queues.lanes = None;
+                    }
+                    for (index, datagram) in arrivals.drain(..) {
+                        self.take_lane(index, &datagram);
+                    }
+                    self.deliver();
                 }
                 order = self.queues.orders.recv() => match order {
                     Some(order) => self.obey(order),
@@ -229,6 +243,17 @@ impl Engine {
         }
     }
 
+    /// A datagram that came over the lane of this peer.
+    fn take_lane(&mut self, index: u16, datagram: &[u8]) {
+        if datagram.len() > MAX_DATAGRAM || !is_wireguard(datagram) {
+            self.table.counters.garbage.add(1);
+        } else if self.tunnels.contains_key(&index) {
+            self.decrypt(&[index], datagram, lane_address(index));
+        } else {
+            self.table.counters.unknown_source.add(1);
+        }
+    }
+
     fn pass_stun(&self, datagram: &[u8], run: &Run<'_>) {
         let stun = Stun {
             bytes: datagram.to_vec(),
@@ -253,11 +278,7 @@ impl Engine {
             Ok(kind) => Some(kind),
             Err(TunnResult::WriteToNetwork(cookie)) => {
                 // Back to where the datagram came from.
-                let leads_back = |index: &&u16| {
-                    self.table
-                        .route(**index)
-                        .is_some_and(|r| r.remote == source)
-                };
+                let leads_back = |index: &&u16| matches!(self.table.way(**index), Some(Way::Direct(r)) if r.remote == source);
                 let index = claims.iter().find(leads_back).or(claims.first());
                 self.outbox
                     .extend(index.map(|index| (*index, cookie.into())));
@@ -327,11 +348,11 @@ impl Engine {
             self.table.counters.spoofed.add(1);
             return;
         };
-        let probe = probe::is_probe(&packet);
-        if probe || !self.table.is_up(index) {
+        let probe = probe::parse(&packet);
+        if probe.is_some() || !self.table.is_up(index) {
             self.note(Note::Heard { index, probe });
         }
-        if !probe {
+        if probe.is_none() {
             self.inbox.push(Decrypted(packet));
         }
     }
@@ -410,9 +431,9 @@ impl Engine {
                     self.post(index, first.into());
                 }
             }
-            Order::Probe(index) => {
+            Order::Probe(index, content) => {
                 if let Some(address) = self.tunnels.get(&index).map(|t| t.address) {
-                    self.enclose(index, probe::make(self.address, address));
+                    self.enclose(index, probe::make(self.address, address, content));
                 }
             }
             Order::KeepAlive(index) => {
@@ -474,15 +495,44 @@ impl Engine {
     }
 
     async fn send(&self, index: u16, contents: &[u8], segment: Option<usize>) {
-        let Some(route) = self.table.route(index) else {
-            self.table.counters.no_path.add(1);
-            return;
+        let sent = match self.table.way(index) {
+            Some(Way::Direct(route)) => self.socket.send(route, contents, segment).await.is_ok(),
+            Some(Way::Lane) => self.send_over_lane(index, contents, segment),
+            None => {
+                self.table.counters.no_path.add(1);
+                return;
+            }
         };
-        match self.socket.send(route, contents, segment).await {
-            Ok(()) => self.table.count_sent(index, contents.len()),
-            Err(_) => self.table.counters.send_errors.add(1),
+        if sent {
+            self.table.count_sent(index, contents.len());
+        } else {
+            self.table.counters.send_errors.add(1);
         }
     }
+
+    fn send_over_lane(&self, index: u16, contents: &[u8], segment: Option<usize>) -> bool {
+        let Some(lanes) = &self.queues.lanes else {
+            return false;
+        };
+        let length = segment.unwrap_or(contents.len()).max(1);
+        contents
+            .chunks(length)
+            .all(|datagram| lanes.out.send(index, datagram))
+    }
+}
+
+/// What came over the lanes, at most a batch; never, without lanes. 0: they have ended.
+async fn from_lanes(lanes: &mut Option<Lanes>, arrivals: &mut Vec<(u16, Vec<u8>)>) -> usize {
+    match lanes {
+        Some(lanes) => lanes.incoming.recv_many(arrivals, SEND_BATCH).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Stands for the lane of a peer where `WireGuard` counts handshakes per address: of the prefix whose
+/// packets are discarded (RFC 6666), so no datagram comes from there.
+fn lane_address(index: u16) -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, index), 1))
 }
 
 fn tunnel(
@@ -567,6 +617,7 @@ mod tests {
             mtu: 1420,
             scope: Scope::Local,
             peers: others.clone().map(peer).collect(),
+            reach: crate::wireguard::Reach::default(),
         };
         let (to_tunnel, outbound) = mpsc::channel(8);
         let stack_config = StackConfig {
@@ -585,6 +636,7 @@ mod tests {
             orders: mpsc::channel(8).1,
             stun: mpsc::channel(8).0,
             notes,
+            lanes: None,
         };
         let injector = stack.injector();
         (
@@ -595,7 +647,7 @@ mod tests {
     }
 
     fn packet(source: Ipv6Addr, next_header: u8) -> Packet {
-        let mut bytes = probe::make(source, address(0));
+        let mut bytes = probe::make(source, address(0), probe::Content::default());
         bytes[5] = 20;
         bytes[6] = next_header;
         bytes.resize(60, 0);
@@ -662,7 +714,7 @@ mod tests {
         other.decrypt(&[1, 2], &response, source);
         // What comes next is data, also found among the claims.
         other.outbox.clear();
-        other.obey(Order::Probe(2));
+        other.obey(Order::Probe(2, probe::Content::default()));
         let (_, probe) = other.outbox.pop().expect("there is a session");
         engine.decrypt(&claims, &probe, source);
         assert_eq!(engine.table.dropped().undecryptable, 0);
@@ -671,7 +723,7 @@ mod tests {
             heard,
             Ok(Note::Heard {
                 index: 0,
-                probe: true
+                probe: Some(probe::Content::default())
             })
         );
     }
@@ -679,17 +731,29 @@ mod tests {
     #[tokio::test]
     async fn the_gate_stays_shut_until_the_pair_is_up() {
         let (mut engine, _stack) = engine();
-        engine.encrypt(probe::make(address(0), address(1)));
+        engine.encrypt(probe::make(
+            address(0),
+            address(1),
+            probe::Content::default(),
+        ));
         assert!(engine.outbox.is_empty());
         assert_eq!(engine.table.dropped().not_up, 1);
         engine.table.set_up(1);
-        engine.encrypt(probe::make(address(0), address(1)));
+        engine.encrypt(probe::make(
+            address(0),
+            address(1),
+            probe::Content::default(),
+        ));
         assert_eq!(
             engine.outbox.len(),
             1,
             "an up pair starts a handshake for its packet"
         );
-        engine.encrypt(probe::make(address(0), address(7)));
+        engine.encrypt(probe::make(
+            address(0),
+            address(7),
+            probe::Content::default(),
+        ));
         assert_eq!(engine.table.dropped().not_up, 2, "there is no party 7");
     }
 

@@ -21,8 +21,11 @@
 //! included, which the responder of a handshake does not know otherwise.
 //!
 //! **Paths.** WireGuard never sees an address here, so its roaming cannot move a path. The path
-//! table maps a peer to the address its agent chose; only addresses that an agent has
-//! authenticated are accepted as sources, the rest is dropped and counted ([`Mesh::dropped`]).
+//! table maps a peer to what its agent chose: an address, or the peer's lane over the overlay. Only
+//! addresses that an agent has authenticated are accepted as sources, the rest is dropped and counted
+//! ([`Mesh::dropped`]). A pair begins on the lane and moves to a direct path once that is proven, or
+//! back; each way is open for what is still on it, so nothing is lost by moving. Our own
+//! addresses are looked at every two seconds, and STUN servers are asked what they see of them.
 //!
 //! **Security.** Requires that signals come from the peer they name, and that keys and pre-shared
 //! keys were agreed by all parties. Provides confidentiality and authenticity between exactly the
@@ -40,10 +43,13 @@
 mod addresses;
 mod driver;
 mod engine;
+mod lane;
 mod probe;
+mod round_trip;
 mod socket;
 mod table;
 
+pub use lane::{LaneOut, Lanes};
 pub use table::{Dropped, LinkStats};
 
 use self::{
@@ -53,8 +59,14 @@ use self::{
     table::PathTable,
 };
 use crate::netstack::{self, Listener, Stack, StackConfig, TunnelStream};
-use quorate_path::{Path, Reason, Scope};
-use std::{collections::BTreeSet, fmt, io, net::Ipv6Addr, sync::Arc, time::Instant};
+use quorate_path::{Path, Policy, Reason, Scope};
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -107,12 +119,24 @@ pub mod limits {
     /// How often a handshake that is not complete is asked for again; WireGuard repeats it faster,
     /// but gives up after 90 s.
     pub const HANDSHAKE_ROUND: Duration = Duration::from_secs(5);
+    /// Own addresses that are offered; the rest of a signal is for what servers see of them.
+    pub const MAX_HOST_ADDRESSES: usize = 10;
+    /// Largest packet inside a tunnel that leaves this machine: with the envelope (32 bytes) and the
+    /// headers of UDP and IPv6 (48 bytes) it fits links of 1,280 bytes, the least that IPv6 allows,
+    /// so no router has to split it or to tell us that it did not.
+    pub const SAFE_MTU: u16 = 1184;
+    /// How often the lower end measures the round trip through the tunnel.
+    pub const ROUND_TRIP_INTERVAL: Duration = Duration::from_secs(2);
+    /// A new measurement replaces the one that is shown if it differs by more than this part...
+    pub const ROUND_TRIP_STEP: f64 = 0.15;
+    /// ... or after this time.
+    pub const ROUND_TRIP_AGE: Duration = Duration::from_secs(20);
     /// Pause between two probes that were not answered.
     pub const PROBE_REPEAT: Duration = Duration::from_millis(200);
     /// How often the age of the session key is looked at; WireGuard decides whether to renew it.
     pub const REKEY_CHECK: Duration = Duration::from_secs(30);
-    /// How often the machine's addresses are looked at for new ones.
-    pub const ADDRESS_SCAN: Duration = Duration::from_secs(15);
+    /// How often the machine's addresses are looked at for changes.
+    pub const ADDRESS_SCAN: Duration = Duration::from_secs(2);
     /// How long `stop` waits for the socket to close.
     pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 }
@@ -153,6 +177,19 @@ pub struct MeshConfig {
     pub scope: Scope,
     /// Everybody else.
     pub peers: Vec<MeshPeer>,
+    /// What helps to reach them.
+    pub reach: Reach,
+}
+
+/// What helps to reach the peers beyond the own addresses.
+#[derive(Debug, Default)]
+pub struct Reach {
+    /// Which paths are allowed.
+    pub policy: Policy,
+    /// STUN servers that are asked for our addresses as others see them.
+    pub stun: Vec<SocketAddr>,
+    /// Lanes to the peers.
+    pub lanes: Option<Lanes>,
 }
 
 impl fmt::Debug for MeshConfig {
@@ -164,6 +201,7 @@ impl fmt::Debug for MeshConfig {
             .field("mtu", &self.mtu)
             .field("scope", &self.scope)
             .field("peers", &self.peers)
+            .field("reach", &self.reach)
             .finish()
     }
 }
@@ -260,8 +298,15 @@ impl Mesh {
         clippy::unused_async,
         reason = "it needs a runtime, and callers await it"
     )]
-    pub async fn start(config: MeshConfig) -> Result<(Self, mpsc::Receiver<MeshEvent>), MeshError> {
+    pub async fn start(
+        mut config: MeshConfig,
+    ) -> Result<(Self, mpsc::Receiver<MeshEvent>), MeshError> {
         config.check()?;
+        if config.scope != Scope::Local {
+            config.mtu = config.mtu.min(limits::SAFE_MTU);
+        }
+        let lanes = config.reach.lanes.take();
+        let lane_out = lanes.as_ref().map(|lanes| Arc::clone(&lanes.out));
         let (closing, closed) = oneshot::channel();
         let socket = MeshSocket::bind(config.scope, closing).map_err(MeshError::Socket)?;
         let port = socket.port();
@@ -288,18 +333,21 @@ impl Mesh {
             orders: order_sender,
             stun,
             notes,
+            lane_changes: lane_out.as_ref().map(|out| out.changed()),
         };
         let engine_queues = engine::Queues {
             outbound,
             orders,
             stun: stun_sender,
             notes: note_sender,
+            lanes,
         };
         let socket = Arc::new(socket);
         let driver = Driver::new(
             &config,
             Arc::clone(&socket),
             Arc::clone(&table),
+            lane_out,
             driver_queues,
         )?;
         let stack = Stack::start(&stack_config, to_tunnel);
@@ -324,6 +372,11 @@ impl Mesh {
         if data.len() <= quorate_path::limits::MAX_SIGNAL_BYTES {
             let _ = self.commands.try_send(Command::Signal { from, data });
         }
+    }
+
+    /// The STUN servers that are asked from now on.
+    pub fn stun_servers(&self, servers: Vec<SocketAddr>) {
+        let _ = self.commands.try_send(Command::Stun(servers));
     }
 
     /// Takes connections of peers to `port`, each with the index of the peer.

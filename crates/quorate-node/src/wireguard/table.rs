@@ -2,7 +2,7 @@
 //!
 //! The mesh task writes it, the packet task reads it.
 
-use quorate_path::Path;
+use quorate_path::{Path, Reason};
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -13,11 +13,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where packets for a peer go.
+/// From where to where a datagram goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) local: IpAddr,
     pub(super) remote: SocketAddr,
+}
+
+/// The way packets for a peer take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the socket.
+    Direct(Route),
+    /// Over the peer's lane.
+    Lane,
 }
 
 /// The state of the link to one peer.
@@ -27,6 +36,10 @@ pub struct LinkStats {
     pub index: u16,
     /// The path, in the fixed words.
     pub path: String,
+    /// The relay, where the path is relayed.
+    pub via: Option<String>,
+    /// Why the path is what it is.
+    pub reason: Reason,
     /// Whether the tunnel works.
     pub up: bool,
     /// Bytes of datagrams sent to the peer.
@@ -35,7 +48,7 @@ pub struct LinkStats {
     pub rx: u64,
     /// Time since the last handshake we know to be complete.
     pub last_handshake: Option<Duration>,
-    /// Round trip of the last check on the path.
+    /// Round trip through the tunnel; both ends know the same measurement.
     pub rtt: Option<Duration>,
 }
 
@@ -98,7 +111,7 @@ pub(super) struct Counters {
 #[derive(Debug)]
 struct Slot {
     address: Ipv6Addr,
-    route: RwLock<Option<Route>>,
+    way: RwLock<Option<Way>>,
     up: AtomicBool,
     tx: Counter,
     rx: Counter,
@@ -108,6 +121,7 @@ struct Slot {
 #[derive(Debug)]
 struct Report {
     path: Path,
+    reason: Reason,
     handshake: Option<Instant>,
     rtt: Option<Duration>,
 }
@@ -135,12 +149,13 @@ impl PathTable {
             .map(|(index, address)| {
                 let report = Report {
                     path: Path::Down { since: None },
+                    reason: Reason::Searching,
                     handshake: None,
                     rtt: None,
                 };
                 let slot = Slot {
                     address,
-                    route: RwLock::new(None),
+                    way: RwLock::new(None),
                     up: AtomicBool::new(false),
                     tx: Counter::default(),
                     rx: Counter::default(),
@@ -164,13 +179,13 @@ impl PathTable {
     }
 
     /// Where packets for this peer go.
-    pub(super) fn route(&self, index: u16) -> Option<Route> {
-        *open!(self.slots.get(&index)?.route.read())
+    pub(super) fn way(&self, index: u16) -> Option<Way> {
+        *open!(self.slots.get(&index)?.way.read())
     }
 
-    pub(super) fn set_route(&self, index: u16, route: Route) {
+    pub(super) fn set_way(&self, index: u16, way: Way) {
         if let Some(slot) = self.slots.get(&index) {
-            *open!(slot.route.write()) = Some(route);
+            *open!(slot.way.write()) = Some(way);
         }
     }
 
@@ -189,6 +204,17 @@ impl PathTable {
                 self.counters.source_conflict.add(1);
             }
             *claims = claims.iter().copied().chain([index]).collect();
+        }
+    }
+
+    /// Packets from `address` are not this peer's any more.
+    pub(super) fn remove_source(&self, address: SocketAddr, index: u16) {
+        let mut sources = open!(self.sources.write());
+        if let Some(claims) = sources.get_mut(&address) {
+            *claims = claims.iter().copied().filter(|i| *i != index).collect();
+            if claims.is_empty() {
+                sources.remove(&address);
+            }
         }
     }
 
@@ -217,9 +243,11 @@ impl PathTable {
         }
     }
 
-    pub(super) fn report_path(&self, index: u16, path: Path) {
+    pub(super) fn report_path(&self, index: u16, path: Path, reason: Reason) {
         if let Some(slot) = self.slots.get(&index) {
-            open!(slot.report.lock()).path = path;
+            let mut report = open!(slot.report.lock());
+            report.path = path;
+            report.reason = reason;
         }
     }
 
@@ -241,6 +269,11 @@ impl PathTable {
             LinkStats {
                 index: *index,
                 path: report.path.words(now),
+                via: match &report.path {
+                    Path::Relayed { via } => via.clone(),
+                    _ => None,
+                },
+                reason: report.reason,
                 up: slot.up.load(Ordering::Acquire),
                 tx: slot.tx.value(),
                 rx: slot.rx.value(),
@@ -285,6 +318,10 @@ mod tests {
             table.add_source(address, 2);
         }
         assert_eq!(table.sources(address).as_deref(), Some(&[1, 2][..]));
+        table.remove_source(address, 1);
+        assert_eq!(table.sources(address).as_deref(), Some(&[2][..]));
+        table.remove_source(address, 2);
+        assert_eq!(table.sources(address), None);
         assert_eq!(table.dropped().source_conflict, 1);
     }
 }

@@ -1,7 +1,7 @@
 //! Parties on loopback with real sockets; signals travel in memory.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
-use quorate_node::wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer};
+use quorate_node::wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach};
 use quorate_path::Scope;
 use std::{collections::BTreeSet, net::Ipv6Addr, sync::Arc, time::Duration};
 use tokio::{
@@ -51,6 +51,7 @@ pub fn config(me: u16, parties: u16) -> MeshConfig {
         mtu: MTU,
         scope: Scope::Local,
         peers: (0..parties).filter(|i| *i != me).map(peer).collect(),
+        reach: Reach::default(),
     }
 }
 

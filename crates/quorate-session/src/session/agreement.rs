@@ -342,6 +342,7 @@ impl Session {
                 public: member.wg.0,
                 psk,
                 address,
+                peer: member.peer,
             })
         });
         MeshPlan {

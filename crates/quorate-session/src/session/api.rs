@@ -1,6 +1,6 @@
 //! What goes in and out of a [`Session`](super::Session).
 
-use crate::RendezvousSecret;
+use crate::{PeerId, RendezvousSecret};
 use crate::{
     keys::Psk,
     link::{LinkId, PeerAt},
@@ -211,6 +211,8 @@ pub struct PeerPlan {
     pub psk: Psk,
     /// Its address; also the only one it may use.
     pub address: Ipv6Addr,
+    /// Its overlay identity.
+    pub peer: PeerId,
 }
 
 impl fmt::Debug for MeshPlan {

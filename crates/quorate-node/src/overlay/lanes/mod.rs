@@ -115,6 +115,11 @@ impl LaneReceiver {
     pub async fn recv(&mut self) -> Option<(u16, Vec<u8>)> {
         self.0.recv().await
     }
+
+    /// The queue itself, for who takes many at a time.
+    pub(crate) fn into_inner(self) -> mpsc::Receiver<(u16, Vec<u8>)> {
+        self.0
+    }
 }
 
 /// What the overlay's task gets of a new set of lanes.

@@ -50,7 +50,7 @@ impl Machine {
                 );
             }
             OverlayEvent::Relay(relay) => {
-                tracing::debug!(?relay, "relay");
+                self.note_relay(relay);
                 self.tell_addresses();
             }
             OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
@@ -81,13 +81,14 @@ impl Machine {
                 path,
                 reason,
             } => {
-                self.note_reason(index, &reason.to_string());
+                self.stands_otherwise();
                 show(
                     &self.events,
                     PartyEvent::Path {
                         index,
                         path: path.to_string(),
-                        reason: reason.to_string(),
+                        reason: reason.code().into(),
+                        detail: self.in_words(index, reason),
                     },
                 );
             }

@@ -3,6 +3,7 @@
 mod gate;
 mod inputs;
 mod keeping;
+mod reach;
 mod reporting;
 mod seeking;
 mod standing;
@@ -10,6 +11,7 @@ mod standing;
 use std::{
     collections::BTreeMap,
     fs::File,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -45,7 +47,7 @@ use crate::{
     files::{Home, Records, disk, forget_issued, read_bounded, write_atomic},
     overlay::{Overlay, OverlayConfig, OverlayEvent, dht::Answer},
     program::supervisor::{ProgramEvent, Supervisor},
-    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer},
+    wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach},
 };
 
 /// Largest record of a session that is read back, in bytes.
@@ -81,6 +83,8 @@ pub(super) struct Machine {
     gate: Gate,
     /// The party whose link to the program broke, and until when its abort is waited for.
     lost_link: Option<(u16, Instant)>,
+    /// Where relays answer STUN, by the relay's PeerId.
+    stun: BTreeMap<String, Vec<SocketAddr>>,
 }
 
 /// What exists between `Install` and `Uninstall`.
@@ -190,6 +194,7 @@ impl Machine {
             waiting,
             gate,
             lost_link: None,
+            stun: BTreeMap::new(),
         })
     }
 
@@ -349,7 +354,8 @@ impl Machine {
         let no_mesh = |e: &dyn std::fmt::Display| {
             Fault::new(Code::Port, format!("no mesh could be made: {e}"))
         };
-        let (mesh, mesh_events) = Mesh::start(mesh_config(&plan, self.config.scope))
+        let reach = self.reach(&plan);
+        let (mesh, mesh_events) = Mesh::start(mesh_config(&plan, self.config.scope, reach))
             .await
             .map_err(|e| no_mesh(&e))?;
         let mesh = Arc::new(mesh);
@@ -670,7 +676,7 @@ fn new_session(
     Ok(session)
 }
 
-fn mesh_config(plan: &MeshPlan, scope: Scope) -> MeshConfig {
+fn mesh_config(plan: &MeshPlan, scope: Scope, reach: Reach) -> MeshConfig {
     MeshConfig {
         me: plan.me.0,
         secret: plan.secret.clone(),
@@ -690,6 +696,7 @@ fn mesh_config(plan: &MeshPlan, scope: Scope) -> MeshConfig {
                 address: p.address,
             })
             .collect(),
+        reach,
     }
 }
 

@@ -6,7 +6,8 @@ use std::{
 };
 
 use quorate_identity::{Code, Rejection, UnixTime};
-use quorate_session::{Misuse, Outcome, State, safety_words};
+use quorate_path::Reason;
+use quorate_session::{Misuse, Outcome, Pid, State, safety_words};
 
 use super::{Machine, clock};
 use crate::{
@@ -26,7 +27,6 @@ pub(super) struct Standing {
     state: Option<State>,
     /// Since when the path to a party is what it is.
     since: BTreeMap<u16, (String, String)>,
-    reasons: BTreeMap<u16, String>,
 }
 
 impl Standing {
@@ -35,7 +35,6 @@ impl Standing {
             next: now,
             state: None,
             since: BTreeMap::new(),
-            reasons: BTreeMap::new(),
         }
     }
 }
@@ -46,9 +45,11 @@ impl Machine {
         self.standing.next = clock::now();
     }
 
-    pub(super) fn note_reason(&mut self, index: u16, reason: &str) {
-        self.standing.reasons.insert(index, reason.to_owned());
-        self.stands_otherwise();
+    /// Why the path to a party is what it is, with the names of the two ends.
+    pub(super) fn in_words(&self, index: u16, reason: Reason) -> String {
+        let parties = &self.config.invitation.subject.parties;
+        let name = |pid: Pid| parties.get(pid.index()).map_or("?", |p| p.name.as_str());
+        reason.sentence(name(self.session.me()), name(Pid(index)))
     }
 
     /// Writes how the session stands: when its state changed, and now and then for the figures.
@@ -95,36 +96,31 @@ impl Machine {
     fn links(&mut self) -> Vec<LinkStatus> {
         let Some(installed) = &self.installed else {
             self.standing.since.clear();
-            self.standing.reasons.clear();
             return Vec::new();
         };
         let me = installed.plan.me.0;
         let at = clock::wall().rfc3339();
         let mut links = Vec::new();
         for link in installed.mesh.links() {
+            let detail = self.in_words(link.index, link.reason);
             let since = self.standing.since.entry(link.index).or_default();
-            if since.0 != link.path {
-                *since = (link.path.clone(), at.clone());
+            // A path that is down says for how long, which changes all the time.
+            let word = link.path.split(" since ").next().unwrap_or_default();
+            if since.0 != word {
+                *since = (word.to_owned(), at.clone());
             }
-            // The session's own round trip is that of the tunnel, which both ends measure.
-            let rtt = self
-                .session
-                .rtt(quorate_session::Pid(link.index))
-                .or(link.rtt);
+            // One measurement that both ends know; the session's own until there is one.
+            let rtt = link.rtt.or(self.session.rtt(Pid(link.index)));
             links.push(LinkStatus {
                 a: me.min(link.index),
                 b: me.max(link.index),
-                via: link.path.strip_prefix("relayed via ").map(str::to_owned),
+                via: link.via,
                 path: link.path,
                 rtt_ms: rtt.map(|rtt| (rtt.as_secs_f64() * 10_000.0).round() / 10.0),
                 tx: link.tx,
                 rx: link.rx,
-                reason: self
-                    .standing
-                    .reasons
-                    .get(&link.index)
-                    .cloned()
-                    .unwrap_or_default(),
+                reason: link.reason.code().into(),
+                detail,
                 since: since.1.clone(),
             });
         }

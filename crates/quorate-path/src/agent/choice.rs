@@ -1,0 +1,236 @@
+//! Which path is used, and why it is that one.
+//!
+//! ```text
+//!   direct, answers ───────────────────────────────► Direct
+//!   direct, silent for 5.5 s, or none ─┬─ a lane ──► Relayed      a silent one is still checked,
+//!                                      └─ no lane ─► Direct while it is not given up, then Down
+//! ```
+//! Both ends decide by the same facts: a path answers in both directions or in none, and each told
+//! the other what its NAT does. So they agree within moments. The lane is used at once; the direct
+//! path takes over as soon as it is proven. What is in flight on the other path still arrives, as
+//! `WireGuard` sees no addresses here.
+
+use super::{Agent, Direct, Start};
+use crate::{
+    CandidateKind, How, Lane, Nat, Path, PathEvent, Policy, Reason, Whose,
+    limits::{DIRECT_SILENCE, ROUND_FIRST, ROUND_LAST, SEARCH},
+};
+use is::IceConnectionState;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+impl Agent {
+    /// The checks nominated this pair of addresses.
+    pub(super) fn take_direct(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        old: bool,
+        now: Instant,
+    ) {
+        if old && self.direct.as_ref().is_none_or(|d| !d.old) {
+            return;
+        }
+        if !old {
+            self.before = None;
+        }
+        self.failed = false;
+        self.retry = None;
+        self.next_round = None;
+        self.next_pause = ROUND_FIRST;
+        self.direct = Some(Direct {
+            local,
+            remote,
+            old,
+            answers: self.answers(old).unwrap_or(0),
+            alive: now,
+        });
+    }
+
+    fn answers(&self, old: bool) -> Option<u64> {
+        let ice = if old {
+            self.before.as_ref()?
+        } else {
+            &self.ice
+        };
+        ice.nominated_pair_responses_received()
+    }
+
+    /// Round trip of the last answered check on the direct path.
+    pub fn rtt(&self) -> Option<Duration> {
+        let direct = self.direct.as_ref()?;
+        let ice = if direct.old {
+            self.before.as_ref()?
+        } else {
+            &self.ice
+        };
+        ice.nominated_pair_rtt()
+    }
+
+    /// Decides on the path and tells a change.
+    pub(super) fn choose(&mut self, now: Instant) {
+        let silent = self.watch_direct(now);
+        if silent && self.direct.as_ref().is_some_and(|d| !d.old) {
+            // Both ends notice by themselves; whoever is first, the other follows.
+            self.begin_round(self.round.saturating_add(1), now);
+        }
+        let lane = self.lane.clone().filter(|lane| match self.config.policy {
+            Policy::Any => true,
+            Policy::Direct => lane.via.is_none(),
+            Policy::Relay => lane.via.is_some(),
+        });
+        let direct = self.direct.as_ref().filter(|_| !silent || lane.is_none());
+        let (path, reason) = match (direct, lane) {
+            (Some(direct), _) => self.describe(direct),
+            (None, Some(Lane { via })) => (Path::Relayed { via }, self.why_not_direct(now)),
+            (None, None) => {
+                let since = match &self.path {
+                    Path::Down { since } => *since,
+                    _ => Some(now),
+                };
+                (Path::Down { since }, self.why_not_direct(now))
+            }
+        };
+        self.plan_next(now);
+        let told_again = reason != self.reason && !matches!(path, Path::Direct { .. });
+        if path != self.path || told_again {
+            self.path = path.clone();
+            self.events.push_back(PathEvent::Changed { path, reason });
+        }
+        self.reason = reason;
+    }
+
+    /// Whether the direct path has fallen silent. One whose addresses are given up is gone.
+    fn watch_direct(&mut self, now: Instant) -> bool {
+        let Some(old) = self.direct.as_ref().map(|d| d.old) else {
+            return false;
+        };
+        let answers = self.answers(old);
+        let Some(direct) = &mut self.direct else {
+            return false;
+        };
+        match answers {
+            Some(answers) if answers != direct.answers => {
+                direct.answers = answers;
+                direct.alive = now;
+                false
+            }
+            Some(_) => now.saturating_duration_since(direct.alive) >= DIRECT_SILENCE,
+            None => {
+                self.direct = None;
+                self.before = None;
+                false
+            }
+        }
+    }
+
+    /// When the choice may become another one by the mere passing of time.
+    pub(super) fn next_choice(&self) -> Option<Instant> {
+        let silence = self
+            .direct
+            .as_ref()
+            .filter(|d| !d.old)
+            .map(|d| d.alive + DIRECT_SILENCE);
+        let search = match self.start {
+            Start::Begun(at) if self.direct.is_none() && !self.failed => Some(at + SEARCH),
+            _ => None,
+        };
+        [silence, search].into_iter().flatten().min()
+    }
+
+    /// When to try again, if there is no direct path: soon where nothing else works, seldom where there is
+    /// a lane, and then from the start, which the controlling end proposes.
+    fn plan_next(&mut self, now: Instant) {
+        let search_is_over =
+            matches!(self.start, Start::Begun(at) if now.saturating_duration_since(at) >= SEARCH);
+        if self.direct.is_none() && search_is_over {
+            self.failed = true;
+        }
+        if self.direct.is_some() || self.config.policy == Policy::Relay {
+            return;
+        }
+        if self.lane.is_none() {
+            let dead = self.ice.state() == IceConnectionState::Disconnected;
+            if dead && self.retry.is_none() {
+                self.retry = Some(now + self.retry_pause);
+            }
+        } else if self.config.controlling && search_is_over && self.next_round.is_none() {
+            self.next_round = Some(now + self.next_pause);
+            self.next_pause = (self.next_pause * 2).min(ROUND_LAST);
+        }
+    }
+
+    pub(super) fn why_not_direct(&self, now: Instant) -> Reason {
+        if self.config.policy == Policy::Relay {
+            return Reason::RelayOnly;
+        }
+        let theirs = self.remote.as_ref().map_or(Nat::Unknown, |r| r.nat);
+        let at = |nat: Nat| Whose::of(self.nat == nat, theirs == nat);
+        if let Some(whose) = at(Nat::Blocked) {
+            return Reason::UdpBlocked(whose);
+        }
+        let searching = match self.start {
+            Start::Begun(at) => now.saturating_duration_since(at) < SEARCH,
+            _ => true,
+        };
+        if searching && !self.failed {
+            return Reason::Searching;
+        }
+        match at(Nat::Dependent) {
+            // A round that has just begun: nothing new is known yet.
+            None if self.remote.is_none() => self.reason,
+            Some(whose) => Reason::EndpointDependent(whose),
+            None if self.config.policy == Policy::Direct => Reason::DirectOnly,
+            None => Reason::NoAnswer,
+        }
+    }
+
+    fn describe(&self, direct: &Direct) -> (Path, Reason) {
+        let (local, remote) = (direct.local, direct.remote);
+        let offered = |c: &&crate::Candidate| c.kind == CandidateKind::Host;
+        let own_machine = self
+            .local
+            .iter()
+            .filter(offered)
+            .any(|c| c.address.ip() == remote.ip());
+        // Each end is translated if the other sees it at an address that is not its own. A peer
+        // that has just begun a new round has not told its addresses again yet.
+        let seen = self.mapped.get(&(local, remote)).copied();
+        let own = seen.is_some_and(|seen| seen != local);
+        let peer = match &self.remote {
+            Some(r) => !r
+                .candidates
+                .iter()
+                .filter(offered)
+                .any(|c| c.address == remote),
+            None => match self.path {
+                Path::Direct {
+                    remote: before,
+                    how,
+                    ..
+                } if before == remote => return (direct_path(direct, how), self.reason),
+                _ => false,
+            },
+        };
+        if own_machine || remote.ip().is_loopback() {
+            return (direct_path(direct, How::Local), Reason::Untranslated);
+        }
+        let (how, reason) = match (own, peer) {
+            (false, false) => (How::Plain, Reason::Untranslated),
+            (true, false) => (How::Plain, Reason::Reachable(Whose::Peer)),
+            (false, true) => (How::Plain, Reason::Reachable(Whose::Own)),
+            (true, true) => (How::HolePunched, Reason::HolePunched),
+        };
+        (direct_path(direct, how), reason)
+    }
+}
+
+fn direct_path(direct: &Direct, how: How) -> Path {
+    Path::Direct {
+        local: direct.local,
+        remote: direct.remote,
+        how,
+    }
+}
