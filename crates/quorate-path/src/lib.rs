@@ -100,9 +100,11 @@ pub mod limits {
     pub const START_PATIENCE: Duration = Duration::from_secs(5);
     /// Longest round trip of signals that the simultaneous start makes up for.
     pub const MAX_START_DELAY: Duration = Duration::from_secs(2);
-    /// Wait before a relayed pair tries again to become direct; doubles each time. The pairs of
-    /// the try before are given up after 19 s, and a NAT forgets an entry that hinders after 30 s.
-    pub const ROUND_FIRST: Duration = Duration::from_mins(1);
+    /// Wait before a relayed pair tries again to become direct. No check is sent meanwhile, and a
+    /// NAT forgets an entry that hinders after 30 s of silence.
+    pub const ROUND_FIRST: Duration = Duration::from_secs(35);
+    /// Tries before that wait doubles each time.
+    pub const ROUND_TRIES: u32 = 3;
     /// Longest such wait.
     pub const ROUND_LAST: Duration = Duration::from_mins(8);
     /// Least time between two rounds that begin because own addresses changed or a path was lost.

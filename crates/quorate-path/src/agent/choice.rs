@@ -13,7 +13,7 @@
 use super::{Agent, Direct, Start};
 use crate::{
     CandidateKind, How, Lane, Nat, Path, PathEvent, Policy, Reason, Whose,
-    limits::{DIRECT_SILENCE, ROUND_FIRST, ROUND_LAST, SEARCH},
+    limits::{DIRECT_SILENCE, ROUND_FIRST, ROUND_LAST, ROUND_TRIES, SEARCH},
 };
 use is::IceConnectionState;
 use std::{
@@ -37,9 +37,11 @@ impl Agent {
             self.before = None;
         }
         self.failed = false;
+        self.halted = false;
         self.retry = None;
         self.next_round = None;
         self.next_pause = ROUND_FIRST;
+        self.tries = 0;
         self.direct = Some(Direct {
             local,
             remote,
@@ -133,8 +135,9 @@ impl Agent {
             .as_ref()
             .filter(|d| !d.old)
             .map(|d| d.alive + DIRECT_SILENCE);
+        let awaited = !self.halted && (!self.failed || self.lane.is_some());
         let search = match self.start {
-            Start::Begun(at) if self.direct.is_none() && !self.failed => Some(at + SEARCH),
+            Start::Begun(at) if self.direct.is_none() && awaited => Some(at + SEARCH),
             _ => None,
         };
         [silence, search].into_iter().flatten().min()
@@ -152,13 +155,21 @@ impl Agent {
             return;
         }
         if self.lane.is_none() {
+            self.halted = false;
             let dead = self.ice.state() == IceConnectionState::Disconnected;
             if dead && self.retry.is_none() {
                 self.retry = Some(now + self.retry_pause);
             }
-        } else if self.config.controlling && search_is_over && self.next_round.is_none() {
-            self.next_round = Some(now + self.next_pause);
-            self.next_pause = (self.next_pause * 2).min(ROUND_LAST);
+        } else if search_is_over && !self.halted {
+            // Silence at both ends, so that a NAT that took a check for its own forgets it.
+            self.halted = true;
+            if self.config.controlling {
+                self.next_round = Some(now + self.next_pause);
+                self.tries += 1;
+                if self.tries >= ROUND_TRIES {
+                    self.next_pause = (self.next_pause * 2).min(ROUND_LAST);
+                }
+            }
         }
     }
 

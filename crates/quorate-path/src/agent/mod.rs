@@ -182,6 +182,10 @@ pub struct Agent {
     retry_pause: Duration,
     next_round: Option<Instant>,
     next_pause: Duration,
+    /// Searches that came to nothing since the last direct path.
+    tries: u32,
+    /// This round's search is over, and its checks with it.
+    halted: bool,
     signals: Budget,
     checks: Budget,
     events: VecDeque<PathEvent>,
@@ -232,6 +236,8 @@ impl Agent {
             retry_pause: RETRY_FIRST,
             next_round: None,
             next_pause: ROUND_FIRST,
+            tries: 0,
+            halted: false,
             signals: Budget::new(SIGNAL_WINDOW, MAX_SIGNALS_PER_WINDOW, now),
             checks: Budget::new(CHECK_WINDOW, MAX_CHECKS_PER_WINDOW, now),
             events: VecDeque::new(),
@@ -378,7 +384,9 @@ impl Agent {
         }
         self.take_signal(signal, now);
         self.consider_start(now);
-        self.ice.handle_timeout(now);
+        if !self.halted {
+            self.ice.handle_timeout(now);
+        }
         self.step(now);
         Ok(())
     }
@@ -483,6 +491,7 @@ impl Agent {
         self.remote = None;
         self.remote_count = 0;
         self.start = Start::Waiting;
+        self.halted = false;
         self.retry = None;
         self.retry_pause = RETRY_FIRST;
     }
@@ -630,7 +639,9 @@ impl Agent {
             }
         }
         self.consider_start(now);
-        self.ice.handle_timeout(now);
+        if !self.halted {
+            self.ice.handle_timeout(now);
+        }
         if let Some(before) = &mut self.before {
             before.handle_timeout(now);
         }
@@ -677,7 +688,8 @@ impl Agent {
 
     /// When to call [`Agent::handle_timeout`] again, and for what.
     pub fn poll_timeout(&mut self) -> Option<(Instant, &'static str)> {
-        let check = self.ice.poll_timeout().map(|at| (at, "check"));
+        let check = self.ice.poll_timeout().filter(|_| !self.halted);
+        let check = check.map(|at| (at, "check"));
         let old = self.before.as_mut().and_then(IceAgent::poll_timeout);
         let old = old.map(|at| (at, "check of the old path"));
         let signal = self

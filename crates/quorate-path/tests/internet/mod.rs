@@ -346,7 +346,7 @@ impl World {
             )
         });
         for end in 0..2 {
-            let until = self.now + 2 * ENTRY_LIFE;
+            let until = self.now + ENTRY_LIFE;
             let key = (outer[end].port(), outer[1 - end]);
             self.parties[end].nats[0].own.insert(key, until);
         }

@@ -98,6 +98,7 @@ struct Installed {
     guard: Guard,
     announced: bool,
     reported: bool,
+    since: Instant,
 }
 
 /// What exists between `Start` and the program's end.
@@ -380,6 +381,7 @@ impl Machine {
             guard,
             announced: false,
             reported: false,
+            since: clock::now(),
         });
         Ok(())
     }
@@ -540,7 +542,8 @@ impl Machine {
                 self.give_up_lost_link(at, now);
             }
             // What is due is reported before the next wait.
-            Input::Stop(Stop::No) | Input::Heartbeat => {}
+            Input::Heartbeat => self.give_up_unreachable(at, now),
+            Input::Stop(Stop::No) => {}
         }
         Ok(None)
     }
