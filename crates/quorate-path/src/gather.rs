@@ -155,6 +155,14 @@ impl Gatherer {
         self.ask_all(now);
     }
 
+    /// Asks again ahead of time: a path fell silent, so what servers see may have changed.
+    pub fn refresh(&mut self, now: Instant) {
+        let lately = now.saturating_duration_since(self.began) < STUN_GRACE;
+        if self.is_settled() && !lately {
+            self.ask_all(now);
+        }
+    }
+
     fn ask_all(&mut self, now: Instant) {
         self.began = now;
         self.slowest = None;

@@ -405,6 +405,9 @@ impl Driver {
             // before the agent knows.
             Path::Down { .. } => {}
         }
+        if !matches!(path, Path::Direct { .. }) {
+            self.gatherer.refresh(Instant::now());
+        }
         if let Some(peer) = self.peers.get_mut(&index) {
             peer.round_trip.path_changed();
         }

@@ -48,6 +48,7 @@ impl Agent {
             old,
             answers: self.answers(old).unwrap_or(0),
             alive: now,
+            known: None,
         });
     }
 
@@ -95,6 +96,9 @@ impl Agent {
                 (Path::Down { since }, self.why_not_direct(now))
             }
         };
+        if let (Path::Direct { how, .. }, Some(direct)) = (&path, &mut self.direct) {
+            direct.known = Some((*how, reason));
+        }
         self.plan_next(now);
         let told_again = reason != self.reason && !matches!(path, Path::Direct { .. });
         if path != self.path || told_again {
@@ -199,6 +203,9 @@ impl Agent {
     }
 
     fn describe(&self, direct: &Direct) -> (Path, Reason) {
+        if let (true, Some((how, reason))) = (direct.old, direct.known) {
+            return (direct_path(direct, how), reason);
+        }
         let (local, remote) = (direct.local, direct.remote);
         let offered = |c: &&crate::Candidate| c.kind == CandidateKind::Host;
         let own_machine = self
@@ -216,14 +223,7 @@ impl Agent {
                 .iter()
                 .filter(offered)
                 .any(|c| c.address == remote),
-            None => match self.path {
-                Path::Direct {
-                    remote: before,
-                    how,
-                    ..
-                } if before == remote => return (direct_path(direct, how), self.reason),
-                _ => false,
-            },
+            None => false,
         };
         if own_machine || remote.ip().is_loopback() {
             return (direct_path(direct, How::Local), Reason::Untranslated);

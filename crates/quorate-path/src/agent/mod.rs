@@ -27,8 +27,8 @@
 mod choice;
 
 use crate::{
-    Candidate, CandidateKind, Credentials, Lane, Nat, Path, PathEvent, Policy, Reason, Refusal,
-    Scope,
+    Candidate, CandidateKind, Credentials, How, Lane, Nat, Path, PathEvent, Policy, Reason,
+    Refusal, Scope,
     candidate::{admit_address, filter},
     limits::{
         CHECK_INTERVAL, CHECK_WINDOW, FIRST_CHECK_TIMEOUT, MAX_CHECK_BYTES, MAX_CHECKS_PER_WINDOW,
@@ -139,6 +139,8 @@ struct Direct {
     /// Answers so far, and when the last one came.
     answers: u64,
     alive: Instant,
+    /// What kind of path it is and why; kept while a new round knows nothing of the peer yet.
+    known: Option<(How, Reason)>,
 }
 
 /// Finds and keeps the path to one peer.
