@@ -15,10 +15,10 @@ fn folder() -> PathBuf {
 }
 
 /// A validator per schema, by `$id`.
-struct Schemas(BTreeMap<String, Validator>);
+pub struct Schemas(BTreeMap<String, Validator>);
 
 impl Schemas {
-    fn load() -> Self {
+    pub fn load() -> Self {
         let files = fs::read_dir(folder()).unwrap().flatten().map(|f| f.path());
         let files = files.filter(|path| path.extension().is_some_and(|end| end == "json"));
         let schemas: Vec<Value> = files
@@ -41,7 +41,7 @@ impl Schemas {
 
     /// One printed object: it names its schema, and fits it.
     #[track_caller]
-    fn fits(&self, text: &str) -> Value {
+    pub fn fits(&self, text: &str) -> Value {
         let value: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
         let name = value["schema"]
             .as_str()

@@ -24,6 +24,7 @@ mod lan;
 mod life;
 mod pty;
 mod records;
+mod relay;
 mod returning;
 mod secrets;
 mod send_program;

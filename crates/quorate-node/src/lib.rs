@@ -8,6 +8,7 @@ pub mod attach;
 pub mod cancelling;
 mod contact;
 pub mod control;
+pub mod doctor;
 mod fault;
 pub mod files;
 mod finding;

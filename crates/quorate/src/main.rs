@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Cancel(args) => command::cancel::run(&global, &args),
         Command::Clean(args) => command::clean::run(&global, &args),
         Command::Receipt(args) => command::receipt::run(&global, args),
+        Command::Doctor(args) => command::doctor::run(&global, args),
         Command::Relay(args) => command::relay::run(&global, args),
         Command::Verify(args) => command::verify::run(&global, &args),
         Command::Background => command::background::run(&global),

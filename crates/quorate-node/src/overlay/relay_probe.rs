@@ -35,7 +35,7 @@ use libp2p::{
     tcp, yamux,
 };
 use quorate_session::relay::Announcement;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::{OverlayError, Scope, address::Endpoint, announce};
 
@@ -43,6 +43,8 @@ use super::{OverlayError, Scope, address::Endpoint, announce};
 pub const PROBE_WAIT: Duration = Duration::from_secs(10);
 /// Time for the bytes of a test circuit.
 pub const CARRY_WAIT: Duration = Duration::from_secs(20);
+/// After the first address of a relay, the others get this long.
+const ADDRESSES_REST: Duration = Duration::from_millis(100);
 /// Time for closing what was opened.
 const CLOSE_WAIT: Duration = Duration::from_millis(500);
 /// The protocol of the bytes.
@@ -167,8 +169,7 @@ pub async fn carry(relay: &str, bytes: u64) -> Result<Carried, String> {
     let start = Instant::now();
     let listening = receiver.listen_on(through.clone());
     listening.map_err(|e| e.to_string())?;
-    let granted = timeout(PROBE_WAIT, reservation(&mut receiver)).await;
-    let (addresses, limit) = granted.map_err(|_| "no answer to the reservation")??;
+    let (addresses, limit) = reservation(&mut receiver).await?;
     let reserved = start.elapsed();
     let target = *receiver.local_peer_id();
     let (done, ended) = tokio::sync::oneshot::channel::<()>();
@@ -209,8 +210,9 @@ type Granted = (Vec<String>, (Option<u64>, Option<u64>));
 async fn reservation(swarm: &mut Swarm<Probe>) -> Result<Granted, String> {
     let mut addresses = Vec::new();
     let mut limits = None;
-    loop {
-        match swarm.select_next_some().await {
+    let mut until = Instant::now() + PROBE_WAIT;
+    while let Ok(event) = timeout_at(until.into(), swarm.select_next_some()).await {
+        match event {
             SwarmEvent::NewListenAddr { address, .. } => {
                 let plain: Multiaddr = address
                     .iter()
@@ -237,12 +239,13 @@ async fn reservation(swarm: &mut Swarm<Probe>) -> Result<Granted, String> {
             }
             _ => {}
         }
-        if let Some(limit) = limits
-            && !addresses.is_empty()
-        {
-            return Ok((addresses, limit));
+        if limits.is_some() && !addresses.is_empty() {
+            // The others follow at once.
+            until = until.min(Instant::now() + ADDRESSES_REST);
         }
     }
+    let limits = limits.ok_or("no answer to the reservation")?;
+    Ok((addresses, limits))
 }
 
 async fn send_through(
@@ -340,6 +343,15 @@ pub fn listening_parts(address: &str) -> Result<(std::net::IpAddr, u16), &'stati
     }
 }
 
+/// What an error of several layers says in the end.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
 /// Why a dial failed, in words.
 fn dial_failure(error: &DialError) -> String {
     match error {
@@ -347,13 +359,7 @@ fn dial_failure(error: &DialError) -> String {
             format!("somebody else answers there: {obtained}")
         }
         DialError::Transport(tried) => {
-            let innermost = tried.iter().map(|(_, error)| {
-                let mut cause: &dyn std::error::Error = error;
-                while let Some(source) = cause.source() {
-                    cause = source;
-                }
-                cause.to_string()
-            });
+            let innermost = tried.iter().map(|(_, error)| root_cause(error));
             innermost.last().unwrap_or_else(|| "no answer".into())
         }
         other => other.to_string(),

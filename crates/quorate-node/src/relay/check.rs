@@ -19,6 +19,7 @@ use tokio::{net::UdpSocket, time::timeout};
 
 use crate::{
     Finding,
+    doctor::ms,
     overlay::relay_probe::{self, Reached, both_transports, carry, parts, reach},
     party::clock,
 };
@@ -162,7 +163,11 @@ impl Checked {
                 Finding::ok("clock", "its clock and this one agree")
             } else {
                 let text = format!("its clock and this one are {} s apart", apart.abs());
-                Finding::warn("clock", text, "set the wrong one: timedatectl set-ntp true")
+                Finding::warn(
+                    "clock",
+                    text,
+                    "set the one that is wrong: timedatectl set-ntp true",
+                )
             });
         let Ok((ip, _, _)) = parts(address) else {
             return;
@@ -217,7 +222,7 @@ impl Checked {
 }
 
 /// What a STUN server says this machine's address is, seen from a fresh socket.
-pub(crate) async fn stun_at(ip: IpAddr, port: u16) -> Result<SocketAddr, String> {
+async fn stun_at(ip: IpAddr, port: u16) -> Result<SocketAddr, String> {
     let any: SocketAddr = match ip {
         IpAddr::V4(_) => (std::net::Ipv4Addr::UNSPECIFIED, 0).into(),
         IpAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -251,14 +256,4 @@ pub(crate) async fn ask_stun(socket: &UdpSocket, server: SocketAddr) -> Result<S
         }
     }
     Err("no answer".into())
-}
-
-/// A time for people.
-fn ms(time: Duration) -> String {
-    let ms = time.as_secs_f64() * 1000.0;
-    if ms < 10.0 {
-        format!("{ms:.1} ms")
-    } else {
-        format!("{ms:.0} ms")
-    }
 }

@@ -36,6 +36,7 @@ use std::{
 
 use quorate_identity::Code;
 
+pub(crate) use check::ask_stun;
 pub use check::{Checked, check};
 pub use key::{key_path, load_or_create_key};
 pub use unit::{DEFAULT_UNIT_PATH, SERVICE, UnitOptions, unit};

@@ -43,11 +43,13 @@ pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card", "control", "lob
 pub const REPORTS: &[&str] = &[
     "clean",
     "contacts",
+    "doctor",
     "error",
     "event",
     "identity",
     "record",
     "records",
+    "relay-check",
     "sessions",
     "status",
     "verification",

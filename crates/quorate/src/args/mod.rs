@@ -2,6 +2,7 @@
 
 mod again;
 mod contacts;
+mod doctor;
 mod execution;
 mod invite;
 mod join;
@@ -19,6 +20,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub use again::{AgainArgs, RunArgs};
 pub use contacts::{ContactsAction, ContactsArgs};
+pub use doctor::DoctorArgs;
 pub use execution::{AttachMode, ExecutionArgs, Isolate, Memory};
 pub use invite::{EngineName, InviteArgs, QrWhen};
 pub use join::JoinArgs;
@@ -124,6 +126,8 @@ pub enum Command {
     Background,
     /// What was signed in ended sessions: list, show, export.
     Receipt(ReceiptArgs),
+    /// Look at this machine and its network: what works, what does not, and what to do.
+    Doctor(DoctorArgs),
     /// Carry sessions between parties that cannot reach each other, or look at a relay that does.
     Relay(RelayArgs),
     /// Print the completions of a shell, made of this command line.

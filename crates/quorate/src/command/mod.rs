@@ -6,6 +6,7 @@ pub mod cancel;
 pub mod clean;
 pub mod contacts;
 pub mod demo;
+pub mod doctor;
 pub mod id;
 pub mod invite;
 pub mod join;

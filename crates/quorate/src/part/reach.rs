@@ -114,6 +114,14 @@ pub fn network(part: &PartArgs, home: &Home) -> Result<Vec<String>, Failure> {
     Ok(usable.take(MAX_RENDEZVOUS_ADDRESSES).collect())
 }
 
+/// What was named on the command line, or else what is kept.
+pub fn named_or_kept(named: &[String], home: &Home) -> Result<Vec<String>, Failure> {
+    if named.is_empty() {
+        return kept(home).map(|(relays, _)| relays);
+    }
+    Ok(named.to_vec())
+}
+
 fn kept(home: &Home) -> Result<(Vec<String>, &'static str), Failure> {
     if let Ok(text) = std::env::var(VARIABLE) {
         let all = text.split([',', ' ']).filter(|r| !r.is_empty());

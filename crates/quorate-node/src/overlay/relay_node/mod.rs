@@ -51,7 +51,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{OverlayError, address::Endpoint, announce, throttle::Meter};
+use super::{OverlayError, address::Endpoint, announce, relay_probe::root_cause, throttle::Meter};
 use crate::party::clock;
 use swarm::{Node, NodeEvent, behaviours, reachable_at, transport};
 
@@ -378,9 +378,14 @@ impl Driver {
             let address = address.map_err(|e| OverlayError::Listen(at(&e)))?;
             Endpoint::of(&address).map_err(|e| OverlayError::Listen(at(&e)))?;
             match swarm.listen_on(address) {
-                Err(e) if listen.required => return Err(OverlayError::Listen(at(&e))),
-                Err(e) => tracing::warn!("not listening on {}", at(&e)),
                 Ok(_) => {}
+                Err(e) => {
+                    let why = at(&root_cause(&e));
+                    if listen.required {
+                        return Err(OverlayError::Listen(why));
+                    }
+                    tracing::warn!("not listening on {why}");
+                }
             }
         }
         let mut measure = interval(MEASURE_EVERY);

@@ -1,0 +1,266 @@
+//! The network as relays show it: which transports pass, and what the NAT does.
+//!
+//! All STUN questions leave one socket. If two destinations see different ports, the NAT gives a new
+//! one per destination, and a peer cannot be told where to knock. Filtering, which is what the NAT
+//! lets in, cannot be seen this way: whoever answers was asked before.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use quorate_session::relay::Announcement;
+use tokio::{net::UdpSocket, task::JoinSet};
+
+use super::{MAX_RELAYS, ms};
+use crate::{
+    Finding,
+    overlay::relay_probe::{Reached, both_transports, parts, reach},
+    party::clock,
+    relay::ask_stun,
+};
+
+/// Words of findings whose failure is one of the network.
+pub const NETWORK: &[&str] = &["relay", "udp", "tcp", "clock", "nat", "ipv6"];
+/// A clock that differs by more makes signatures fail.
+const CLOCK_TOLERANCE_SECONDS: i64 = 120;
+
+/// One relay, looked at over both transports.
+struct Seen {
+    ip: IpAddr,
+    quic: Result<Reached, String>,
+    tcp: Result<Reached, String>,
+}
+
+impl Seen {
+    fn announcement(&self) -> Option<&Announcement> {
+        let both = [&self.quic, &self.tcp];
+        let mut said = both.into_iter().flatten();
+        said.find_map(|r| r.announcement.as_ref().ok())
+    }
+
+    fn rtt(&self) -> Option<Duration> {
+        let both = [&self.quic, &self.tcp];
+        both.into_iter().flatten().filter_map(|r| r.rtt).min()
+    }
+}
+
+/// What the network lets through, seen with these relays.
+pub async fn network(relays: &[String]) -> Vec<Finding> {
+    let mut findings = vec![ipv6()];
+    if relays.is_empty() {
+        findings.push(Finding::warn(
+            "relay",
+            "no relay is configured: only parties in one network, or with open addresses, are reached",
+            "name one: --relay ADDR, QUORATE_RELAY, or the file `relays` in the data folder",
+        ));
+        return findings;
+    }
+    let seen = look(relays).await;
+    findings.extend(seen.iter().enumerate().map(|(n, seen)| relay(n + 1, seen)));
+    findings.extend(transports(&seen));
+    findings.push(clocks(&seen));
+    findings.push(mapping(&seen).await);
+    findings
+}
+
+async fn look(relays: &[String]) -> Vec<Seen> {
+    let mut tasks = JoinSet::new();
+    for (n, relay) in relays.iter().take(MAX_RELAYS).enumerate() {
+        let Ok((ip, _, _)) = parts(relay) else {
+            continue;
+        };
+        let Ok([quic, tcp]) = both_transports(relay) else {
+            continue;
+        };
+        tasks.spawn(async move {
+            let (quic, tcp) = tokio::join!(reach(&quic), reach(&tcp));
+            (n, Seen { ip, quic, tcp })
+        });
+    }
+    let mut seen = tasks.join_all().await;
+    seen.sort_by_key(|(n, _)| *n);
+    seen.into_iter().map(|(_, seen)| seen).collect()
+}
+
+fn relay(number: usize, seen: &Seen) -> Finding {
+    let over: Vec<&str> = [("UDP", &seen.quic), ("TCP", &seen.tcp)]
+        .into_iter()
+        .filter(|(_, answer)| answer.is_ok())
+        .map(|(word, _)| word)
+        .collect();
+    if over.is_empty() {
+        let impostor = [&seen.quic, &seen.tcp].into_iter().any(|r| {
+            r.as_ref()
+                .is_err_and(|why| why.starts_with("somebody else"))
+        });
+        let text = if impostor {
+            format!("relay {number}: somebody else answers at its address")
+        } else {
+            format!("relay {number} cannot be reached")
+        };
+        return Finding::fail(
+            "relay",
+            text,
+            "check its address (/p2p/… at its end) and this network's firewall; its operator can run quorate relay check",
+        );
+    }
+    let rtt = seen.rtt().map_or("unknown".into(), ms);
+    let text = format!(
+        "relay {number}: round trip {rtt} over {}",
+        over.join(" and ")
+    );
+    match seen.announcement() {
+        Some(_) => Finding::ok("relay", text),
+        None => Finding::warn(
+            "relay",
+            format!("{text}; it does not say what it carries"),
+            "use a relay of quorate: others cut circuits after minutes",
+        ),
+    }
+}
+
+fn transports(seen: &[Seen]) -> Vec<Finding> {
+    let udp = seen.iter().any(|s| s.quic.is_ok());
+    let tcp = seen.iter().any(|s| s.tcp.is_ok());
+    let one = |id, word: &str, works: bool, other: bool| {
+        if works {
+            Finding::ok(id, format!("{word} reaches a relay"))
+        } else if other {
+            let text = format!("{word} reaches no relay");
+            let remedy =
+                format!("allow outgoing {word}; without it sessions are slower, or relayed");
+            Finding::warn(id, text, remedy)
+        } else {
+            let text = format!("{word} reaches no relay");
+            let remedy = "ask for outgoing TCP 443 at least, and use a relay that listens there";
+            Finding::fail(id, text, remedy)
+        }
+    };
+    vec![one("udp", "UDP", udp, tcp), one("tcp", "TCP", tcp, udp)]
+}
+
+fn clocks(seen: &[Seen]) -> Finding {
+    let here = clock::wall().0;
+    let apart = seen
+        .iter()
+        .filter_map(Seen::announcement)
+        .map(|a| a.at.0.saturating_sub(here).abs())
+        .min();
+    match apart {
+        None => Finding::warn(
+            "clock",
+            "this machine's clock could not be compared",
+            "see that it is set by the network: timedatectl",
+        ),
+        Some(seconds) if seconds <= CLOCK_TOLERANCE_SECONDS => {
+            Finding::ok("clock", "this machine's clock and a relay's agree")
+        }
+        Some(seconds) => Finding::fail(
+            "clock",
+            format!("this machine's clock and the relays' are {seconds} s apart"),
+            "set it: timedatectl set-ntp true",
+        ),
+    }
+}
+
+/// What the NAT does, by IPv4, which is where NATs are.
+async fn mapping(seen: &[Seen]) -> Finding {
+    let id = "nat";
+    let servers: Vec<SocketAddr> = seen
+        .iter()
+        .filter(|s| s.ip.is_ipv4())
+        .filter_map(|s| Some((s.ip, s.announcement()?.stun.clone())))
+        .flat_map(|(ip, ports)| ports.into_iter().map(move |p| SocketAddr::new(ip, p)))
+        .collect();
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await else {
+        return Finding::fail(id, "no UDP socket could be opened", "see ulimit -n");
+    };
+    let mut mapped = BTreeSet::new();
+    let mut answers = 0;
+    for server in servers {
+        if let Ok(address) = ask_stun(&socket, server).await {
+            mapped.insert(address);
+            answers += 1;
+        }
+    }
+    let own: Vec<IpAddr> = if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .iter()
+        .map(if_addrs::Interface::ip)
+        .collect();
+    let port = socket.local_addr().map_or(0, |a| a.port());
+    let behind = mapped
+        .iter()
+        .any(|a| !own.contains(&a.ip()) || a.port() != port);
+    judged(id, answers, mapped.len(), behind)
+}
+
+fn judged(id: &'static str, answers: usize, mapped: usize, behind: bool) -> Finding {
+    match (answers, mapped) {
+        (0, _) => Finding::warn(
+            id,
+            "unknown: no relay answered STUN",
+            "if UDP is blocked here, sessions are relayed over TCP",
+        ),
+        (_, 1) if !behind => Finding::ok(id, "none: this machine has the address that relays see"),
+        (1, _) => Finding::warn(
+            id,
+            "there is one; with one answer it cannot be said how it maps",
+            "use a relay with two STUN ports, or a second relay",
+        ),
+        (_, 1) => Finding::ok(
+            id,
+            "one port for all destinations: direct paths are possible",
+        ),
+        _ => Finding::warn(
+            id,
+            "a new port per destination: direct paths only to parties without such a NAT",
+            "nothing has to be done: other pairs are relayed; UPnP, IPv6 or a forwarded port would help",
+        ),
+    }
+}
+
+fn ipv6() -> Finding {
+    let global = if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .iter()
+        .any(|i| matches!(i.ip(), IpAddr::V6(ip) if ip.segments()[0] & 0xe000 == 0x2000));
+    if global {
+        return Finding::ok("ipv6", "this machine has a global IPv6 address");
+    }
+    Finding::warn(
+        "ipv6",
+        "no global IPv6 address",
+        "nothing has to be done: IPv4 is used; with IPv6, more pairs would be direct",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Verdict;
+
+    #[test]
+    fn a_nat_is_judged_by_how_many_ports_it_gives() {
+        assert_eq!(judged("nat", 2, 1, false).verdict, Verdict::Ok);
+        assert_eq!(judged("nat", 2, 1, true).verdict, Verdict::Ok);
+        for (answers, mapped, word) in [
+            (0, 0, "unknown"),
+            (1, 1, "cannot be said"),
+            (4, 2, "a new port per destination"),
+        ] {
+            let finding = judged("nat", answers, mapped, true);
+            assert_eq!(finding.verdict, Verdict::Warn);
+            assert!(finding.text.contains(word), "{finding:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_relay_that_is_said() {
+        let findings = network(&[]).await;
+        let relay = findings.iter().find(|f| f.id == "relay");
+        assert!(relay.is_some_and(|f| f.verdict == Verdict::Warn && f.remedy.is_some()));
+    }
+}
