@@ -10,6 +10,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -40,8 +41,8 @@ use crate::{overlay::OverlayError, party::clock};
 
 /// Nodes of one distance that a node knows; also those that keep a record.
 const K: usize = kad::K_VALUE.get();
-/// Port of the first node, in memory.
-const FIRST_PORT: u64 = 1 << 40;
+/// Port of the next node, in memory: none is used twice.
+static NEXT_PORT: AtomicU64 = AtomicU64::new(1 << 40);
 /// A connection without a query is closed after this time.
 const IDLE_WAIT: Duration = Duration::from_secs(2);
 /// A lookup must be over within this time.
@@ -88,16 +89,18 @@ impl Crowd {
     /// Starts `count` nodes.
     pub fn start(count: usize) -> Result<Self, OverlayError> {
         let keys: Vec<Keypair> = (0..count).map(|_| Keypair::generate_ed25519()).collect();
-        let known = |(index, key): (usize, &Keypair)| {
+        let known = |key: &Keypair| {
             let peer = key.public().to_peer_id();
             Known {
                 peer,
-                address: Multiaddr::from(Protocol::Memory(FIRST_PORT + index as u64)),
+                address: Multiaddr::from(Protocol::Memory(
+                    NEXT_PORT.fetch_add(1, Ordering::Relaxed),
+                )),
                 place: Sha256::digest(peer.to_bytes()).into(),
                 table: Vec::new(),
             }
         };
-        let mut nodes: Vec<Known> = keys.iter().enumerate().map(known).collect();
+        let mut nodes: Vec<Known> = keys.iter().map(known).collect();
         let tables: Vec<Vec<usize>> = (0..count).map(|own| table(&nodes, own)).collect();
         for (node, table) in nodes.iter_mut().zip(tables) {
             node.table = table;
