@@ -225,9 +225,9 @@ fn catalogue() -> Vec<String> {
         .chain(50..=60)
         .map(|n| format!("a{n:02}"));
     let faults = (1..=11)
-        .chain([15])
-        .chain(24..=32)
-        .chain([37, 38, 39, 40, 43]);
+        .chain([12, 13, 15, 16, 19])
+        .chain(21..=40)
+        .chain([43]);
     attacks.chain(faults.map(|n| format!("f{n:02}"))).collect()
 }
 

@@ -128,3 +128,69 @@ fn three_machines_on_one_lan_of_the_lab() {
 fn a_relay_is_reached_from_behind_every_firewall() {
     assert_plays("relay");
 }
+
+#[test]
+fn f12_another_relay_takes_over_while_the_parties_look_for_each_other() {
+    assert_plays("f12-relay-dies-while-joining");
+}
+
+#[test]
+fn f13_another_relay_takes_over_under_a_running_session() {
+    assert_plays("f13-relay-dies-while-running");
+}
+
+#[test]
+fn f16_who_is_cut_off_before_signing_comes_back_and_takes_part() {
+    assert_plays("f16-partition-heals");
+}
+
+#[test]
+fn f19_a_session_survives_a_router_that_forgets_everything() {
+    assert_plays("f19-router-restarts");
+}
+
+#[test]
+fn f21_behind_each_kind_of_nat_a_party_is_direct_or_relayed_as_the_table_says() {
+    let kinds = "open,port,sym,cg-pp,tcp443,v6fw";
+    assert_done(&["matrix", "--kinds", kinds, "--no-groups"]);
+}
+
+#[test]
+fn f22_lost_late_and_doubled_packets_only_cost_time() {
+    assert_plays("f22-loss-5");
+}
+
+#[test]
+fn f23_a_slow_line_carries_a_session() {
+    assert_plays("f23-one-megabit");
+}
+
+#[test]
+fn f23_a_small_mtu_carries_a_session() {
+    assert_plays("f23-mtu-1280");
+}
+
+#[test]
+fn f33_no_capability_is_needed() {
+    assert_plays("f33-no-privileges");
+}
+
+#[test]
+fn f34_no_ipv6_is_needed() {
+    assert_plays("f34-no-ipv6");
+}
+
+#[test]
+fn f35_where_udp_is_blocked_a_relay_on_tcp_443_carries_the_session() {
+    assert_plays("f35-udp-blocked");
+}
+
+#[test]
+fn f36_no_name_has_to_be_resolved() {
+    assert_plays("f36-no-dns");
+}
+
+#[test]
+fn what_passes_between_the_sites_names_nobody_and_nothing() {
+    assert_plays("hidden");
+}
