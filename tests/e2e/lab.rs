@@ -140,8 +140,28 @@ fn f13_another_relay_takes_over_under_a_running_session() {
 }
 
 #[test]
+fn f14_where_nothing_leads_to_the_others_it_is_said_what_was_tried() {
+    assert_plays("f14-nobody-to-ask");
+}
+
+#[test]
+fn f14_on_one_lan_a_dead_relay_is_not_needed() {
+    assert_plays("f14-lan-without-relay");
+}
+
+#[test]
 fn f16_who_is_cut_off_before_signing_comes_back_and_takes_part() {
     assert_plays("f16-partition-heals");
+}
+
+#[test]
+fn f17_all_stop_when_one_is_cut_off_and_run_again_afterwards() {
+    assert_plays("f17-partition-while-running");
+}
+
+#[test]
+fn f18_nobody_stays_half_alive_when_one_is_heard_by_nobody() {
+    assert_plays("f18-one-way-partition");
 }
 
 #[test]

@@ -45,7 +45,17 @@ pub fn scenario(kinds: &[Nat], twice: bool, groups: bool, delay_ms: f64, seed: u
         },
         relays: vec![Relay {
             host: "relay".into(),
-            arguments: vec!["--listen".into(), "443".into()],
+            // Two circuits of each pair, for a moment, with room to spare.
+            arguments: [
+                "--listen",
+                "443",
+                "--circuits",
+                "2048",
+                "--circuits-per-party",
+                "256",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             told: true,
         }],
         asks: Vec::new(),
