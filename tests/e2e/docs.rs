@@ -224,7 +224,7 @@ fn catalogue() -> Vec<String> {
         .chain(41..=44)
         .chain(50..=60)
         .map(|n| format!("a{n:02}"));
-    let faults = (1..=11).chain(12..=19).chain(21..=40).chain([43]);
+    let faults = (1..=19).chain(21..=40).chain([43]);
     attacks.chain(faults.map(|n| format!("f{n:02}"))).collect()
 }
 
