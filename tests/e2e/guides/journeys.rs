@@ -35,17 +35,6 @@ fn journey_b_strangers_on_three_machines_need_one_message() {
 }
 
 #[test]
-fn journey_b_three_organizations_behind_three_nats_need_one_message() {
-    let budget = Budget {
-        // One of each party, and one of whoever runs the relay.
-        commands: 4,
-        consents: 6,
-        messages: 2,
-    };
-    run("three-networks.md", &budget);
-}
-
-#[test]
 fn journey_c_again_takes_one_command_of_each() {
     let budget = Budget {
         // Nine to get to know each other, and three for each session.
