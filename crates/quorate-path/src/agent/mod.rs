@@ -144,6 +144,10 @@ struct Direct {
 }
 
 /// Finds and keeps the path to one peer.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of their own, of which every combination happens"
+)]
 pub struct Agent {
     config: AgentConfig,
     born: Instant,
