@@ -49,7 +49,7 @@ pub const REPORTS: &[&str] = &[
     "identity",
     "record",
     "records",
-    "relay-check",
+    "relay",
     "sessions",
     "status",
     "verification",

@@ -282,6 +282,8 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "",
         "a44_records_of_another_hour_or_session_are_not_used",
     ),
+    // What networks allow.
+    ("N13", "no path that", "what_the_parties_agreed_on_is_kept"),
     // What relays say about themselves.
     (
         "S12",

@@ -22,7 +22,7 @@ pub fn run(global: &Global, address: &str) -> Result<ExitCode, Failure> {
         let limits = checked.announcement.as_ref().map(|a| json!(a.limits));
         let load = checked.announcement.as_ref().map(|a| json!(a.load));
         let findings: Vec<Value> = checked.findings.iter().map(findings::document).collect();
-        let document = json!({"schema": schema("relay-check"), "address": address,
+        let document = json!({"schema": schema("relay"), "address": address,
             "reachable": checked.reachable, "usable": checked.usable, "rtt_ms": rtt, "name": name,
             "limits": limits, "load": load, "addresses": checked.addresses, "findings": findings});
         print_stdout(&document.to_string());
