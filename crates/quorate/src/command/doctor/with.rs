@@ -99,6 +99,7 @@ mod tests {
             tx: 0,
             rx: 0,
             reason: "endpoint-dependent-mapping".into(),
+            detail: String::new(),
             since: String::new(),
         }
     }
