@@ -95,7 +95,7 @@ pub mod limits {
     /// four checks in a row were lost.
     pub const DIRECT_SILENCE: Duration = Duration::from_millis(5500);
     /// How long a search for a direct path takes at most before its failure is told as a reason.
-    pub const SEARCH: Duration = Duration::from_secs(8);
+    pub const SEARCH: Duration = Duration::from_secs(15);
     /// How long the simultaneous start waits for the other end's complete list of addresses.
     pub const START_PATIENCE: Duration = Duration::from_secs(5);
     /// Longest round trip of signals that the simultaneous start makes up for.

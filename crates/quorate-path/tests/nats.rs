@@ -26,7 +26,7 @@ fn every_pair_of_nats_is_direct_where_it_can_be_and_relayed_elsewhere() {
     for a in Kind::ALL {
         for b in Kind::ALL {
             let mut world = World::new(a, b);
-            world.run(15 * SECOND);
+            world.run(20 * SECOND);
             let paths = [world.path(0), world.path(1)];
             let cell = format!("{a:?} x {b:?}: {paths:?} {:?}", world.reasons());
             if needs_relay(a, b) || a == Kind::Blocked || b == Kind::Blocked {
