@@ -242,7 +242,8 @@ fn network_of(scope: Scope) -> Result<Swarm<Asking>, OverlayError> {
 #[derive(Default)]
 struct UnderWay {
     queries: usize,
-    answers: usize,
+    /// Of all nodes, and of those that were named.
+    answers: [usize; 2],
     nodes: usize,
     asked: u32,
     answered: u32,
@@ -455,15 +456,17 @@ impl Task {
                 true
             }
             QueryResult::GetRecord(result) => {
+                // Half of the answers each: hostile nodes near a key cannot crowd out what a named one says.
+                let answers = &mut order.answers[usize::from(query.0 == Way::Named)];
                 if let Ok(GetRecordOk::FoundRecord(found)) = result
-                    && order.answers < MAX_RENDEZVOUS_ANSWERS
+                    && *answers < MAX_RENDEZVOUS_ANSWERS / 2
                 {
-                    order.answers += 1;
-                    let enough = order.answers == MAX_RENDEZVOUS_ANSWERS;
+                    *answers += 1;
+                    let enough = *answers == MAX_RENDEZVOUS_ANSWERS / 2;
                     let value = found.record.value;
                     self.say(Answer::Value { id, value });
                     if enough {
-                        self.end_queries(id);
+                        self.end_query(query);
                     }
                 }
                 if !last {
@@ -501,15 +504,10 @@ impl Task {
         self.say(answer);
     }
 
-    /// What is still under way for an order that needs nothing more.
-    fn end_queries(&mut self, id: u64) {
-        let of_order = self.queries.iter().filter(|(_, order)| **order == id);
-        let queries: Vec<_> = of_order.map(|(query, _)| *query).collect();
-        for (way, query) in queries {
-            let kad = self.swarm.behaviour_mut().dht(way).kad();
-            if let Some(mut query) = kad.query_mut(&query) {
-                query.finish();
-            }
+    fn end_query(&mut self, (way, query): (Way, QueryId)) {
+        let kad = self.swarm.behaviour_mut().dht(way).kad();
+        if let Some(mut query) = kad.query_mut(&query) {
+            query.finish();
         }
     }
 
