@@ -9,22 +9,23 @@
 //!     |   half a round trip of signals later: ours begin    |
 //!     | checks ◄──────────────────────────────────────────► |   Direct on both, or a later round
 //! ```
-//! **Why the start is simultaneous.** Some NATs take a packet that comes in before anything went out for a
-//! connection to themselves, and then send ours from another port. So translated addresses are
-//! checked only when both ends know each other's, and the first packets cross on the way: they start
-//! within less than the one-way delay of each other, as long as signals travel equally long both
-//! ways. Host candidates need no such care.
+//! **Why the start is simultaneous.** Some NATs take a packet that comes in before anything went out for a connection
+//! to themselves, and then send ours from another port. So translated addresses are checked only when both ends know
+//! each other's, and the first packets cross on the way: they start within less than the one-way delay of each other,
+//! as long as signals travel equally long both ways. Host candidates need no such care.
 //!
-//! **What is used.** See `choice`: a direct path that answers, else the lane, else nothing.
-//! A new round begins when own addresses change, when a direct path falls silent (the old
-//! round's checks go on until the new one has a path), and now and then while a pair is relayed. The peer
-//! follows, for a signal of a higher round replaces what was before.
+//! **What is used.** See `choice`: a direct path that answers, else the lane, else nothing. A new round begins when own
+//! addresses change, when a direct path falls silent (the old round's checks go on until the new one has a path), and
+//! now and then while a pair is relayed. The peer follows: a signal of a higher round replaces what was before.
 //!
 //! The driver calls one of the methods that take `now`, then drains `poll_event` (and obeys it),
 //! `poll_transmit` and `poll_signal`, then sleeps until `poll_timeout`. Events come before
 //! packets on purpose: a `Source` must be known before the peer hears our answer and sends data.
 
 mod choice;
+mod transmit;
+
+pub use transmit::Transmit;
 
 use crate::{
     Candidate, CandidateKind, Credentials, How, Lane, Nat, Path, PathEvent, Policy, Reason,
@@ -60,17 +61,6 @@ pub struct AgentConfig {
     pub scope: Scope,
     /// Which paths are allowed.
     pub policy: Policy,
-}
-
-/// A STUN message to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// From which own address.
-    pub source: SocketAddr,
-    /// To where.
-    pub destination: SocketAddr,
-    /// The bytes of the datagram.
-    pub contents: Vec<u8>,
 }
 
 /// A counter that starts again with each window.
