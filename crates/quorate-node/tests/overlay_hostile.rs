@@ -19,8 +19,8 @@ use libp2p::{
     noise, tcp, yamux,
 };
 use quorate_node::overlay::{
-    MAX_FRAME_BYTES, MAX_INCOMING_FROM_LOOPBACK, Overlay, OverlayConfig, OverlayEvent, Purpose,
-    SESSION_WAIT, Scope,
+    MAX_FRAME_BYTES, MAX_INCOMING_FROM_LOOPBACK, MAX_STREAMS, Overlay, OverlayConfig, OverlayEvent,
+    Purpose, SESSION_WAIT, Scope,
 };
 use tokio::{
     io::AsyncWriteExt as _,
@@ -388,6 +388,28 @@ async fn a_connection_without_a_session_stream_is_closed() {
     let both = async { tokio::join!(silent.wanted.closed(), deaf.wanted.closed()) };
     let limit = 2 * SESSION_WAIT;
     timeout(limit, both).await.expect("both are closed in time");
+    undisturbed(victim, friend, to_friend, to_victim).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_dials_us_and_opens_many_streams_loses_its_connection() {
+    let (mut victim, friend, to_friend, to_victim) = honest().await;
+    let hostile = Hostile::connect(&victim, Side::Opener).await;
+    // With a link, so that the connection is not closed for being idle.
+    let _session = hostile.session().await;
+    victim.link_with(&hostile.peer.to_string()).await;
+    let mut unread = Vec::new();
+    for _ in 0..=MAX_STREAMS {
+        let Some(mut stream) = hostile.open().await else {
+            break;
+        };
+        // The beginning of a line: a whole one would be answered and forgotten.
+        let _ = stream.write_all(&[19]).await;
+        let _ = stream.flush().await;
+        unread.push(stream);
+    }
+    let closed = timeout(SESSION_WAIT, hostile.wanted.closed());
+    closed.await.expect("nothing more is kept for it");
     undisturbed(victim, friend, to_friend, to_victim).await;
 }
 

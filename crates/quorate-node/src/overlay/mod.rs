@@ -32,6 +32,7 @@ mod driver;
 mod frame;
 mod lanes;
 mod link;
+mod multiplex;
 mod network;
 mod relay_node;
 pub mod relay_probe;
@@ -61,6 +62,7 @@ pub use lanes::{
     MAX_DATAGRAM_BYTES, PROBE_INTERVAL, RECEIVE_QUEUE,
 };
 pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
+pub use multiplex::MAX_STREAMS;
 pub use relay_node::{
     External, Listen, RelayConfig, RelayLimits, RelayNode, RelayRefusal, RelayStatus,
 };

@@ -14,7 +14,7 @@ use libp2p::{
     identity::{Keypair, PublicKey},
     mdns, noise, ping, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
-    tcp, yamux,
+    tcp,
 };
 use quorate_session::limits::MAX_LOBBY_LINKS;
 use tokio::sync::mpsc;
@@ -23,7 +23,9 @@ use zeroize::Zeroizing;
 use super::{
     OverlayError, Scope,
     address::{Endpoint, Transport},
-    admission, announce, lanes, stream,
+    admission, announce, lanes,
+    multiplex::{MAX_STREAMS_DIALLED, Multiplexing},
+    stream,
 };
 
 /// Established connections opened by others.
@@ -38,9 +40,6 @@ pub const MAX_CONNECTIONS_PER_PEER: u32 = 6;
 pub const MAX_PENDING_INCOMING: u32 = 64;
 /// Connections in their handshake, opened by us.
 pub const MAX_PENDING_OUTGOING: u32 = 64;
-/// Streams one peer may have open on a connection. Between parties: one session, one lane, identify, ping, and some
-/// air. With a relay each circuit is a stream: two for each of the other parties of the largest session.
-const MAX_STREAMS: u32 = 192;
 /// Incoming streams of a connection in protocol negotiation.
 const MAX_NEGOTIATING_STREAMS: usize = 8;
 /// A handshake must be complete within this time.
@@ -117,16 +116,17 @@ impl Network {
             .with_tcp(
                 tcp::Config::new().nodelay(true),
                 noise::Config::new,
-                yamux_config,
+                Multiplexing::direct,
             )
             .map_err(setup)?
             .with_quic_config(|mut config| {
-                config.max_concurrent_stream_limit = MAX_STREAMS;
+                // What nobody reads is bounded by the window of the connection, whoever dialled.
+                config.max_concurrent_stream_limit = MAX_STREAMS_DIALLED;
                 config.max_stream_data = QUIC_STREAM_WINDOW;
                 config.max_connection_data = QUIC_CONNECTION_WINDOW;
                 config
             })
-            .with_relay_client(noise::Config::new, yamux_config)
+            .with_relay_client(noise::Config::new, Multiplexing::in_circuits)
             .map_err(setup)?
             .with_behaviour(|_, relay| node(relay))
             .map_err(setup)?
@@ -163,12 +163,6 @@ pub(super) fn identify_config(public: PublicKey) -> identify::Config {
         .with_interval(IDENTIFY_INTERVAL)
         .with_hide_listen_addrs(true)
         .with_cache_size(0)
-}
-
-fn yamux_config() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_STREAMS as usize);
-    config
 }
 
 /// The default with a tokio executor, except that the end of its tasks can be awaited.
