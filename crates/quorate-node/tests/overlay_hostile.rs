@@ -349,6 +349,11 @@ async fn a_peer_whose_link_was_closed_is_not_let_in_again() {
     victim.overlay.close_link(link);
     victim.down(link).await;
     thrown_out(stream).await;
+    // Not either when somebody names it as a relay.
+    let (relay, other) = (&hostile.peer, PeerId::random());
+    let circuit = format!("/ip4/127.0.0.1/tcp/9/p2p/{relay}/p2p-circuit/p2p/{other}");
+    victim.overlay.dial(circuit);
+    victim.note("its relay was refused").await;
     let again = Hostile::connect_as(&victim, &hostile.keypair).await;
     // The handshake proves who it is; after that, there is no stream to be had.
     if let Some(mut stream) = again.open().await {

@@ -14,7 +14,9 @@
 //! therefore see the same links, and no frame is lost inside a link that stays up. The one exception is a
 //! circuit that was left for a direct connection and stays for its lane: it may carry a session again.
 //!
-//! Connections with relays may stay without one: they are left to the behaviours that use them.
+//! Connections with relays may stay without one: with our own always, as they are left to the behaviours that use them; with a
+//! relay that somebody's address named, where we dialled and while a circuit over it is there or asked for. Anybody can
+//! name anybody as a relay, so that such a name lets nobody in who was refused.
 //!
 //! Why not libp2p's request-response: it opens a stream and waits a round trip per frame, picks any
 //! connection of the peer, and keeps no order; here a frame costs its bytes, the order is the
@@ -50,7 +52,7 @@ use libp2p::{
 
 use super::{
     Purpose, Scope,
-    address::{Endpoint, relay_of},
+    address::{Endpoint, relay_in, relay_of},
 };
 
 /// The protocol of the streams of each purpose.
@@ -97,8 +99,8 @@ struct Connection {
     id: ConnectionId,
     address: Multiaddr,
     dialer: bool,
-    /// Over a relay.
-    relayed: bool,
+    /// The relay in between.
+    relay: Option<PeerId>,
     /// A session stream was asked for or accepted on it.
     used: bool,
     /// Closed then, unless it is used by that time.
@@ -120,7 +122,10 @@ pub(super) struct Behaviour {
     /// If set, no other peer is let in.
     only: Option<PeerId>,
     peers: HashMap<PeerId, Peer>,
-    relays: HashSet<PeerId>,
+    /// Relays that the user or the session named.
+    own_relays: HashSet<PeerId>,
+    /// Relays that addresses of peers named.
+    foreign_relays: HashSet<PeerId>,
     refused: HashMap<PeerId, Instant>,
     queue: VecDeque<ToSwarm<Event, Order>>,
 }
@@ -138,20 +143,29 @@ impl Behaviour {
             protocol,
             only,
             peers: HashMap::new(),
-            relays: HashSet::new(),
+            own_relays: HashSet::new(),
+            foreign_relays: HashSet::new(),
             refused: HashMap::new(),
             queue: VecDeque::new(),
         }
     }
 
-    /// This peer is a relay; it is let in, and a session is not expected of it.
-    pub fn add_relay(&mut self, peer: PeerId) {
-        self.relays.insert(peer);
+    /// This peer is a relay of ours; it is let in, and a session is not expected of it.
+    pub fn add_own_relay(&mut self, peer: PeerId) {
+        self.foreign_relays.remove(&peer);
+        self.own_relays.insert(peer);
     }
 
-    /// This peer is no relay any more.
-    pub fn remove_relay(&mut self, peer: &PeerId) {
-        self.relays.remove(peer);
+    /// Somebody's address says that this peer is a relay; no session is expected of it while it serves as one.
+    pub fn add_foreign_relay(&mut self, peer: PeerId) {
+        if !self.own_relays.contains(&peer) {
+            self.foreign_relays.insert(peer);
+        }
+    }
+
+    /// This peer counts as a foreign relay no more.
+    pub fn remove_foreign_relay(&mut self, peer: &PeerId) {
+        self.foreign_relays.remove(peer);
     }
 
     /// The session on this connection went elsewhere, and the connection stays: it may carry one again.
@@ -195,14 +209,17 @@ impl Behaviour {
     /// Closes connections that carry no session in time: spare ones, and those that a stranger
     /// keeps busy with something else. Those that `is_needed` without one stay.
     pub fn sweep(&mut self, now: Instant, is_needed: impl Fn(&PeerId, ConnectionId) -> bool) {
-        let parties = self.peers.iter_mut();
-        for (peer, state) in parties.filter(|(peer, _)| !self.relays.contains(peer)) {
+        let all = self.peers.values().flat_map(|state| &state.connections);
+        let carrying: HashSet<PeerId> = all.filter_map(|c| c.relay).collect();
+        let others = self.peers.iter_mut();
+        for (peer, state) in others.filter(|(peer, _)| !self.own_relays.contains(peer)) {
+            let carries = self.foreign_relays.contains(peer) && carrying.contains(peer);
             for idle in state
                 .connections
                 .iter_mut()
                 .filter(|c| !c.used && c.deadline <= now)
             {
-                if is_needed(peer, idle.id) {
+                if is_needed(peer, idle.id) || carries && idle.dialer {
                     idle.deadline = now + SESSION_WAIT;
                     continue;
                 }
@@ -218,25 +235,46 @@ impl Behaviour {
 
     /// When [`sweep`](Self::sweep) has something to do next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let parties = self.peers.iter();
-        let parties = parties.filter(|(peer, _)| !self.relays.contains(peer));
-        let all = parties.flat_map(|(_, p)| &p.connections);
+        let others = self.peers.iter();
+        let others = others.filter(|(peer, _)| !self.own_relays.contains(peer));
+        let all = others.flat_map(|(_, p)| &p.connections);
         all.filter(|c| !c.used).map(|c| c.deadline).min()
     }
 
-    fn admit(&self, peer: &PeerId) -> Result<Handler, ConnectionDenied> {
-        if self.relays.contains(peer) {
+    fn admit(&self, peer: &PeerId, dialled: bool) -> Result<Handler, ConnectionDenied> {
+        if self.own_relays.contains(peer) {
             return Ok(Handler::new(self.protocol.clone()));
         }
         if self.is_refused(peer) {
             return Err(ConnectionDenied::new(Refused("this peer was refused")));
         }
-        if self.only.is_some_and(|only| only != *peer) {
+        // A relay dials nobody.
+        let as_relay = dialled && self.foreign_relays.contains(peer);
+        if self.is_unwanted(peer) && !as_relay {
             return Err(ConnectionDenied::new(Refused(
                 "this peer is not the one looked for",
             )));
         }
         Ok(Handler::new(self.protocol.clone()))
+    }
+
+    /// A circuit over this relay is asked for: what we dialled to it may wait that long.
+    fn will_carry(&mut self, relay: &PeerId, now: Instant) {
+        let state = self.peers.get_mut(relay);
+        let all = state
+            .map(|state| &mut state.connections)
+            .into_iter()
+            .flatten();
+        for on in all.filter(|c| c.dialer) {
+            on.deadline = now + SESSION_WAIT;
+        }
+    }
+
+    /// Whether this connection may serve as one with a relay.
+    fn may_serve(&self, peer: &PeerId, id: ConnectionId) -> bool {
+        let all = self.peers.get(peer).map(|state| &state.connections);
+        let dialled = || all.is_some_and(|all| all.iter().any(|c| c.id == id && c.dialer));
+        self.own_relays.contains(peer) || self.foreign_relays.contains(peer) && dialled()
     }
 
     fn is_unwanted(&self, peer: &PeerId) -> bool {
@@ -254,11 +292,11 @@ impl Behaviour {
         };
         let all = &mut state.connections;
         let on = all.iter().find(|c| Some(c.id) == state.session);
-        let on_circuit = on.is_some_and(|c| c.relayed);
+        let on_circuit = on.is_some_and(|c| c.relay.is_some());
         if state.session.is_some() && !on_circuit {
             return;
         }
-        let fresh = all.iter().position(|c| !c.used && !c.relayed);
+        let fresh = all.iter().position(|c| !c.used && c.relay.is_none());
         let fresh = fresh.or_else(|| all.iter().position(|c| !c.used && !on_circuit));
         let Some(fresh) = fresh.and_then(|at| all.get_mut(at)) else {
             return;
@@ -332,7 +370,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        self.admit(&peer)
+        self.admit(&peer, false)
     }
 
     fn handle_pending_outbound_connection(
@@ -346,6 +384,9 @@ impl NetworkBehaviour for Behaviour {
             Endpoint::of(address)
                 .and_then(|endpoint| endpoint.allowed(self.scope))
                 .map_err(|why| ConnectionDenied::new(Refused(why)))?;
+            if let Some(relay) = relay_in(address) {
+                self.will_carry(&relay, Instant::now());
+            }
         }
         Ok(Vec::new())
     }
@@ -358,7 +399,7 @@ impl NetworkBehaviour for Behaviour {
         _: Role,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        self.admit(&peer)
+        self.admit(&peer, true)
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -368,7 +409,7 @@ impl NetworkBehaviour for Behaviour {
                 state.connections.push(Connection {
                     id: new.connection_id,
                     address: far_end(new.endpoint),
-                    relayed: relay_of(new.endpoint).is_some(),
+                    relay: relay_of(new.endpoint),
                     dialer: new.endpoint.is_dialer(),
                     used: false,
                     deadline: Instant::now() + SESSION_WAIT,
@@ -395,11 +436,17 @@ impl NetworkBehaviour for Behaviour {
         match report {
             Report::Opened { stream, inbound } => self.opened(peer, id, stream, inbound),
             Report::Second => self.violation(peer, id, "opened a second session stream"),
-            Report::Failed { .. } if self.relays.contains(&peer) => {
+            Report::Failed { .. } if self.may_serve(&peer, id) => {
                 // It is no party as well; the connection goes on serving as a relay's.
-                let state = self.peers.get_mut(&peer);
-                if let Some(state) = state.filter(|s| s.session == Some(id)) {
+                let Some(state) = self.peers.get_mut(&peer) else {
+                    return;
+                };
+                if state.session == Some(id) {
                     state.session = None;
+                }
+                for on in state.connections.iter_mut().filter(|c| c.id == id) {
+                    on.used = false;
+                    on.deadline = Instant::now() + SESSION_WAIT;
                 }
             }
             Report::Failed { foreign } => {
@@ -526,5 +573,101 @@ impl ConnectionHandler for Handler {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn behaviour(only: Option<PeerId>) -> Behaviour {
+        let protocol = protocol(&Purpose::Session);
+        Behaviour::new(PeerId::random(), Scope::Local, protocol, only)
+    }
+
+    /// Lets a connection be there that carries no session; returns its number.
+    fn connect(to: &mut Behaviour, peer: PeerId, relay: Option<PeerId>, dialer: bool) -> usize {
+        let all = to.peers.values();
+        let id = all.map(|state| state.connections.len()).sum();
+        to.peers
+            .entry(peer)
+            .or_default()
+            .connections
+            .push(Connection {
+                id: ConnectionId::new_unchecked(id),
+                address: Multiaddr::empty(),
+                dialer,
+                relay,
+                used: false,
+                deadline: Instant::now(),
+            });
+        id
+    }
+
+    /// Connections that a sweep closes.
+    fn swept(from: &mut Behaviour) -> Vec<usize> {
+        from.sweep(Instant::now(), |_, _| false);
+        let closed = from.queue.drain(..).filter_map(|order| match order {
+            ToSwarm::CloseConnection {
+                connection: CloseConnection::One(id),
+                ..
+            } => (0..10).find(|n| ConnectionId::new_unchecked(*n) == id),
+            _ => None,
+        });
+        let mut closed: Vec<usize> = closed.collect();
+        closed.sort_unstable();
+        closed
+    }
+
+    #[test]
+    fn who_was_refused_is_not_let_in_because_somebody_names_it_as_a_relay() {
+        let mut all = behaviour(None);
+        let peer = PeerId::random();
+        all.refuse(peer, Instant::now() + Duration::from_mins(1));
+        all.add_foreign_relay(peer);
+        assert!(all.admit(&peer, true).is_err() && all.admit(&peer, false).is_err());
+        all.add_own_relay(peer);
+        assert!(all.admit(&peer, true).is_ok(), "the user's word counts");
+    }
+
+    #[test]
+    fn a_foreign_relay_is_let_in_beside_the_one_looked_for_where_we_dial_it_only() {
+        let mut all = behaviour(Some(PeerId::random()));
+        let peer = PeerId::random();
+        assert!(all.admit(&peer, true).is_err());
+        all.add_foreign_relay(peer);
+        assert!(all.admit(&peer, true).is_ok() && all.admit(&peer, false).is_err());
+        all.remove_foreign_relay(&peer);
+        assert!(all.admit(&peer, true).is_err());
+    }
+
+    #[test]
+    fn a_foreign_relay_is_swept_unless_we_dialled_it_and_it_carries_something() {
+        let mut all = behaviour(None);
+        let [own, carrying, idle, party] = [(); 4].map(|()| PeerId::random());
+        all.add_own_relay(own);
+        all.add_foreign_relay(carrying);
+        all.add_foreign_relay(idle);
+        connect(&mut all, own, None, true);
+        let dialled = connect(&mut all, carrying, None, true);
+        let accepted = connect(&mut all, carrying, None, false);
+        let useless = connect(&mut all, idle, None, true);
+        let circuit = connect(&mut all, party, Some(carrying), true);
+        assert_eq!(swept(&mut all), [accepted, useless, circuit]);
+        all.peers.remove(&party);
+        for on in &mut all.peers.get_mut(&carrying).expect("there").connections {
+            on.deadline = Instant::now();
+        }
+        assert_eq!(swept(&mut all), [dialled], "its circuit is gone");
+    }
+
+    #[test]
+    fn a_foreign_relay_is_kept_until_the_circuit_that_is_asked_for_is_there() {
+        let mut all = behaviour(None);
+        let relay = PeerId::random();
+        all.add_foreign_relay(relay);
+        connect(&mut all, relay, None, true);
+        all.will_carry(&relay, Instant::now());
+        assert_eq!(swept(&mut all), [0; 0]);
     }
 }

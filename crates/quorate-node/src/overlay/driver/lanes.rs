@@ -80,6 +80,11 @@ impl Driver {
         }
         self.lanes.current = Some(Current { shared, incoming });
         self.want_circuits(roster.keys().copied(), now);
+        for party in roster.keys() {
+            // Whatever somebody said before it was known.
+            let session = &mut self.swarm.behaviour_mut().session;
+            session.remove_foreign_relay(party);
+        }
         self.swarm.behaviour_mut().lanes.set_roster(roster, now);
     }
 

@@ -88,17 +88,13 @@ impl Driver {
                 .and_then(|endpoint| self.relaying.table.add_own(endpoint, now));
             match added {
                 Ok(relay) if relay == self.peer_id() => {}
-                Ok(relay) => self.mark_relay(relay),
+                Ok(relay) => self.swarm.behaviour_mut().session.add_own_relay(relay),
                 Err(why) => {
                     let shown: String = text.chars().take(80).collect();
                     self.note(format!("the relay {shown:?} is not used: {why}"));
                 }
             }
         }
-    }
-
-    fn mark_relay(&mut self, relay: PeerId) {
-        self.swarm.behaviour_mut().session.add_relay(relay);
     }
 
     /// Whether a circuit may be used, and its relay with it.
@@ -118,11 +114,25 @@ impl Driver {
         if relay == self.peer_id() {
             return Err("it leads through ourselves");
         }
+        let node = self.swarm.behaviour();
+        if !self.relaying.table.is_own(&relay) {
+            // Whoever tells an address can name anybody as its relay.
+            if node.session.is_refused(&relay) {
+                return Err("its relay was refused");
+            }
+            if node.lanes.is_party(&relay) {
+                return Err("its relay is a party of the session");
+            }
+        }
         let (relay, gone) = self.relaying.table.add_foreign(circuit, now)?;
         if let Some(gone) = gone {
-            self.swarm.behaviour_mut().session.remove_relay(&gone);
+            self.swarm
+                .behaviour_mut()
+                .session
+                .remove_foreign_relay(&gone);
         }
-        self.mark_relay(relay);
+        // This changes nothing for own ones.
+        self.swarm.behaviour_mut().session.add_foreign_relay(relay);
         Ok(())
     }
 

@@ -129,6 +129,11 @@ impl Behaviour {
         all.is_some_and(|all| all.iter().any(|c| c.id == connection && c.is_used()))
     }
 
+    /// Whether this peer has a place among the parties.
+    pub fn is_party(&self, peer: &PeerId) -> bool {
+        self.roster.contains_key(peer)
+    }
+
     /// The relays over which there are circuits to this peer.
     pub fn relays_to(&self, peer: &PeerId) -> Vec<PeerId> {
         let all = self.connections.get(peer).into_iter().flatten();
