@@ -18,7 +18,10 @@ use libp2p::{
     },
 };
 
-use super::{PROTOCOL, config, shelf::Shelf};
+use super::{
+    PROTOCOL, config,
+    shelf::{Shelf, Source},
+};
 use crate::overlay::{Scope, address::Endpoint};
 
 /// Records that a node keeps; 1.7 KB each.
@@ -206,8 +209,12 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
+        // Whatever is put by it is put before this call returns.
+        let source = self.seen.get(&peer).map_or(Source::Ourselves, Source::of);
+        self.kad.store_mut().take_from(source);
         self.kad
             .on_connection_handler_event(peer, connection, event);
+        self.kad.store_mut().take_from(Source::Ourselves);
     }
 
     fn poll(
@@ -221,6 +228,9 @@ impl NetworkBehaviour for Behaviour {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::overlay::dht::shelf::tests::record;
+    use futures::StreamExt as _;
+    use libp2p::{Swarm, SwarmBuilder, noise, swarm::SwarmEvent, tcp, yamux};
 
     fn address(text: &str) -> Multiaddr {
         text.parse().expect("a multiaddr")
@@ -265,5 +275,60 @@ mod tests {
         assert_eq!(node.known(), 0);
         node.heard_of(peer, &[PROTOCOL], &claims);
         assert_eq!(node.known(), 1);
+    }
+
+    fn swarm(behaviour: impl FnOnce(PeerId) -> Behaviour) -> Swarm<Behaviour> {
+        SwarmBuilder::with_new_identity()
+            .with_tokio()
+            .with_tcp(
+                tcp::Config::new(),
+                noise::Config::new,
+                yamux::Config::default,
+            )
+            .expect("a transport")
+            .with_behaviour(|key| behaviour(key.public().to_peer_id()))
+            .expect("a behaviour")
+            .build()
+    }
+
+    #[tokio::test]
+    async fn a44_records_count_for_the_network_address_that_they_come_from() {
+        let mut node = swarm(|me| Behaviour::new(me, Extent::Named, 32, kad::Mode::Server));
+        let at = address("/ip4/127.0.0.1/tcp/0");
+        node.listen_on(at).expect("loopback works");
+        let at = loop {
+            if let SwarmEvent::NewListenAddr { address, .. } = node.select_next_some().await {
+                break address;
+            }
+        };
+        let mut party = swarm(Behaviour::party_of_named);
+        let to = *node.local_peer_id();
+        party.behaviour_mut().begin_with(to, at);
+        for place in 0..5 {
+            let kad = party.behaviour_mut().kad();
+            let only = std::iter::once(to);
+            kad.put_record_to(record(place, 1), only, kad::Quorum::One);
+        }
+        let mut put = 0;
+        while put < 5 {
+            tokio::select! {
+                _ = node.select_next_some() => {}
+                event = party.select_next_some() => {
+                    if let SwarmEvent::Behaviour(kad::Event::OutboundQueryProgressed {
+                        result: kad::QueryResult::PutRecord(result),
+                        ..
+                    }) = event
+                    {
+                        result.expect("it is taken");
+                        put += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(
+            node.behaviour_mut().kept(),
+            (2, 0),
+            "the share of one address"
+        );
     }
 }
