@@ -39,7 +39,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const ADDRESS: &str = "/ip4/203.0.113.5/udp/4001/quic-v1";
 
 fn wall() -> UnixTime {
