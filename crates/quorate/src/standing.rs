@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use quorate_identity::{Code, UnixTime};
 use quorate_node::{
-    control::{Found, Life, PartyStatus, SessionStatus, sessions},
+    control::{Found, Life, LinkStatus, PartyStatus, SessionStatus, sessions},
     files::Home,
 };
 use serde_json::Value;
@@ -120,6 +120,35 @@ pub fn block(status: &SessionStatus) -> Vec<String> {
     lines
 }
 
+/// The links of a session that is on, as a table with a heading.
+pub fn links(status: &SessionStatus) -> Vec<String> {
+    let heading = ["LINK", "PATH", "RTT", "BYTES", "WHY"].map(str::to_owned);
+    let mut rows = vec![heading];
+    rows.extend(status.links.iter().map(|link| {
+        [
+            ends(status, link),
+            path(link),
+            round_trip(link),
+            traffic(link),
+            text::foreign(&link.detail),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; 5] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut lines = vec![text::row(
+        &text::foreign(&status.session),
+        &headline(status),
+    )];
+    lines.extend(rows.iter().map(|row| {
+        let cells = row.iter().zip(widths);
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        text::row("", cells.join("  ").trim_end())
+    }));
+    lines
+}
+
 /// How far a party is, and what it is waited for.
 fn shown_state(party: &PartyStatus) -> String {
     let waits = party.waiting_for.as_deref();
@@ -129,23 +158,36 @@ fn shown_state(party: &PartyStatus) -> String {
     format!("{}{waits}", text::foreign(&party.state))
 }
 
-fn link_line(status: &SessionStatus, link: &quorate_node::control::LinkStatus) -> String {
+fn link_line(status: &SessionStatus, link: &LinkStatus) -> String {
+    format!(
+        "{}   {} {}   {}   {}",
+        ends(status, link),
+        path(link),
+        round_trip(link),
+        traffic(link),
+        text::foreign(&link.detail)
+    )
+}
+
+fn ends(status: &SessionStatus, link: &LinkStatus) -> String {
     let name = |index: u16| {
         let party = status.parties.iter().find(|p| p.index == index);
         party.map_or_else(|| format!("party {index}"), |p| text::name(&p.name))
     };
-    let rtt = link
-        .rtt_ms
-        .map_or(String::new(), |ms| format!(" {ms:.1} ms"));
-    format!(
-        "{} – {}   {}{rtt}   ↑{} ↓{}   {}",
-        name(link.a),
-        name(link.b),
-        text::foreign(&link.path),
-        text::bytes(link.tx),
-        text::bytes(link.rx),
-        text::foreign(&link.detail)
-    )
+    format!("{} – {}", name(link.a), name(link.b))
+}
+
+fn path(link: &LinkStatus) -> String {
+    text::foreign(&link.path)
+}
+
+fn round_trip(link: &LinkStatus) -> String {
+    link.rtt_ms
+        .map_or_else(|| "–".into(), |ms| format!("{ms:.1} ms"))
+}
+
+fn traffic(link: &LinkStatus) -> String {
+    format!("↑{} ↓{}", text::bytes(link.tx), text::bytes(link.rx))
 }
 
 /// State, program, run and how long it may still take.
@@ -187,6 +229,8 @@ pub struct Changes {
     run: u32,
     /// How each party is shown.
     parties: BTreeMap<u16, String>,
+    /// The path of each pair.
+    paths: BTreeMap<(u16, u16), String>,
 }
 
 impl Changes {
@@ -205,6 +249,11 @@ impl Changes {
                     lines.push(text::row(&text::name(&party.name), &shown));
                 }
             }
+            for link in &status.links {
+                if self.paths.get(&(link.a, link.b)) != Some(&link.path) {
+                    lines.push(text::row("link", &link_line(status, link)));
+                }
+            }
         }
         self.life = Some(status.state);
         self.run = status.run;
@@ -213,6 +262,8 @@ impl Changes {
             .iter()
             .map(|p| (p.index, shown_state(p)))
             .collect();
+        let paths = status.links.iter();
+        self.paths = paths.map(|l| ((l.a, l.b), l.path.clone())).collect();
         lines
     }
 }
@@ -246,4 +297,47 @@ pub fn conclude(status: Option<SessionStatus>) -> Result<ExitCode, Failure> {
         ),
         None => failure,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn example() -> SessionStatus {
+        let mut text: Value =
+            serde_json::from_str(include_str!("../../../schemas/v1/examples/status.json")).unwrap();
+        text.as_object_mut().unwrap().remove("schema");
+        let mut status: SessionStatus = serde_json::from_value(text).unwrap();
+        status.end = None;
+        status
+    }
+
+    #[test]
+    fn the_table_of_links_has_one_row_per_pair_with_its_path_and_why() {
+        let status = example();
+        let lines = links(&status);
+        assert_eq!(lines.len(), status.links.len() + 2, "{lines:#?}");
+        assert!(lines[1].contains("LINK") && lines[1].contains("WHY"));
+        for (line, link) in lines[2..].iter().zip(&status.links) {
+            assert!(
+                line.contains(&link.path) && line.contains(&link.detail),
+                "{line}"
+            );
+        }
+        assert!(!status.links.is_empty(), "the example has a link");
+    }
+
+    #[test]
+    fn who_stays_is_told_when_a_path_changes_and_only_then() {
+        let mut status = example();
+        let mut changes = Changes::default();
+        changes.since(&status);
+        assert!(changes.since(&status).is_empty());
+        status.links[0].path = "relayed via north".into();
+        let lines = changes.since(&status);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("relayed via north"));
+    }
 }

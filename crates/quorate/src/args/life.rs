@@ -12,6 +12,9 @@ pub struct StatusArgs {
     /// Stay, and show every change until the session is over.
     #[arg(short, long)]
     pub watch: bool,
+    /// Show the links only, as a table: path, round trip, bytes, and why the path is what it is.
+    #[arg(long, conflicts_with = "watch")]
+    pub links: bool,
 }
 
 /// `quorate leave`.

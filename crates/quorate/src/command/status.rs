@@ -9,7 +9,7 @@ use crate::{
     args::{Global, StatusArgs},
     command::{home, print_stdout},
     failure::Failure,
-    standing::{Changes, block, choose, conclude, document, is_meant},
+    standing::{Changes, block, choose, conclude, document, is_meant, links},
     text,
 };
 
@@ -63,9 +63,14 @@ pub fn run(global: &Global, args: &StatusArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     for status in &on {
-        block(status).into_iter().for_each(text::say);
+        let lines = if args.links {
+            links(status)
+        } else {
+            block(status)
+        };
+        lines.into_iter().for_each(text::say);
     }
-    for status in ended {
+    for status in ended.filter(|_| !args.links) {
         block(status).into_iter().for_each(text::say);
     }
     for found in &dead {
