@@ -460,6 +460,8 @@ impl Task {
                 let answers = &mut order.answers[usize::from(query.0 == Way::Named)];
                 if let Ok(GetRecordOk::FoundRecord(found)) = result
                     && *answers < MAX_RENDEZVOUS_ANSWERS / 2
+                    && (query.0 == Way::Wide
+                        || self.nodes.iter().any(|(peer, _)| Some(*peer) == found.peer))
                 {
                     *answers += 1;
                     let enough = *answers == MAX_RENDEZVOUS_ANSWERS / 2;
