@@ -99,7 +99,7 @@ pub struct LimitArgs {
     /// Parties that can be reached through it at a time.
     #[arg(long, default_value_t = RelayLimits::default().reservations, value_name = "N", value_parser = positive())]
     pub reservations: u32,
-    /// Connections from one address; four times as many from one IPv6 network.
+    /// Connections from one address; an IPv6 network of 64 bits counts as one.
     #[arg(long, default_value_t = RelayLimits::default().connections_per_address, value_name = "N", value_parser = positive())]
     pub connections_per_address: u32,
     /// How long a circuit lasts, 30 days at most.

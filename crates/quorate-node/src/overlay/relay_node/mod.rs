@@ -79,7 +79,7 @@ pub struct RelayLimits {
     pub circuits_per_peer: u32,
     /// Reservations at a time.
     pub reservations: u32,
-    /// Connections that one address may open; four times as many for an IPv6 network of 64 bits.
+    /// Connections that one address may open; an IPv6 network of 64 bits counts as one.
     pub connections_per_address: u32,
     /// How long a circuit lasts.
     pub circuit_seconds: u32,

@@ -113,7 +113,8 @@ pub(super) fn behaviours(
         .with_max_pending_outgoing(Some(0));
     Node {
         limits: connection_limits::Behaviour::new(connections),
-        admission: admission::Behaviour::with_limits(per_address, per_address.saturating_mul(4)),
+        // A host has as many addresses of an IPv6 network as it likes.
+        admission: admission::Behaviour::with_limits(per_address, per_address),
         relay: relay::Behaviour::new(keypair.public().to_peer_id(), config),
         announce: announce::Behaviour::answering(source),
         dht: dht::Behaviour::node(keypair.public().to_peer_id(), dht::Extent::Named),
@@ -157,6 +158,7 @@ pub(super) fn transport(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use libp2p::swarm::ConnectionId;
 
     fn addresses(external: &[External], listening: &[&str]) -> Vec<String> {
         let listening: Vec<Multiaddr> = listening
@@ -175,6 +177,26 @@ mod tests {
         let all = [loopback, "/ip4/192.0.2.1/tcp/4001", "/ip6/fe80::1/tcp/4001"];
         assert_eq!(addresses(&[], &all), ["/ip4/192.0.2.1/tcp/4001"]);
         assert_eq!(addresses(&[], &[loopback]), [loopback]);
+    }
+
+    #[test]
+    fn one_ip6_network_has_the_places_of_one_address() {
+        let key = Keypair::generate_ed25519();
+        let limits = RelayLimits::default();
+        let source: announce::Source = Arc::new(Vec::new);
+        let mut node = behaviours(&key, &limits, source);
+        let local: Multiaddr = "/ip6/2001:db8::1/tcp/4001".parse().expect("an address");
+        let admitted = (0..300).filter(|n| {
+            let remote = format!("/ip6/2001:db8:0:7::{n:x}/tcp/1");
+            let remote = remote.parse().expect("an address");
+            let id = ConnectionId::new_unchecked(*n);
+            let admission = &mut node.admission;
+            admission
+                .handle_pending_inbound_connection(id, &local, &remote)
+                .is_ok()
+        });
+        let places = usize::try_from(limits.connections_per_address);
+        assert_eq!(Ok(admitted.count()), places);
     }
 
     #[test]
