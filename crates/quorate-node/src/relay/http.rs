@@ -4,15 +4,20 @@
 //!   accept ─ room? ─► request line and headers, bounded ─► one answer ─► closed
 //! ```
 //! Two fixed answers need no web framework: a request is `GET PATH HTTP/1.x`, its headers are read
-//! and ignored, a body is not read, the connection ends with the answer.
+//! and ignored but for `Host`, a body is not read, the connection ends with the answer.
 //!
 //! Limits: loopback addresses only; [`MAX_CLIENTS`] at a time; [`MAX_HEAD_BYTES`] of request within
 //! [`CLIENT_WAIT`].
 //!
-//! Security: provides numbers and nothing else, to processes of this machine. Does not provide
-//! access control among them.
+//! Security: provides numbers and nothing else, to processes of this machine. A `Host` that is not
+//! this machine is refused: a web page whose name was made to lead here reads nothing. Does not
+//! provide access control among processes.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use quorate_identity::Code;
 use tokio::{
@@ -121,6 +126,9 @@ fn answer(head: &[u8], pages: &dyn Pages) -> Vec<u8> {
     let Ok(line) = std::str::from_utf8(line) else {
         return page(400, "not a request\n");
     };
+    if !is_for_this_machine(head) {
+        return page(400, "ask for localhost\n");
+    }
     let mut words = line.split_whitespace();
     match (words.next(), words.next()) {
         (Some("GET"), Some("/metrics")) => page(200, &pages.metrics()),
@@ -132,6 +140,25 @@ fn answer(head: &[u8], pages: &dyn Pages) -> Vec<u8> {
         (Some(_), Some(_)) => page(405, "only GET\n"),
         _ => page(400, "not a request\n"),
     }
+}
+
+/// Whether every `Host` that is named is this machine.
+fn is_for_this_machine(head: &[u8]) -> bool {
+    let lines = head.split(|b| *b == b'\n').skip(1);
+    let headers = lines.map(String::from_utf8_lossy);
+    headers.into_iter().all(|header| {
+        let Some((name, value)) = header.split_once(':') else {
+            return true;
+        };
+        !name.trim().eq_ignore_ascii_case("host") || is_this_machine(value.trim())
+    })
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let name = bracketed.map_or_else(|| host.split(':').next().unwrap_or_default(), |(ip, _)| ip);
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn page(status: u16, body: &str) -> Vec<u8> {
@@ -181,7 +208,30 @@ mod tests {
         let any = "127.0.0.1:0".parse().unwrap();
         let server = HttpServer::start(any, Arc::new(Fixed(None))).await.unwrap();
         for (request, status) in [
-            ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200"),
+            ("GET /metrics HTTP/1.1\r\nHost: localhost:9\r\n\r\n", "200"),
+            ("GET /metrics HTTP/1.1\r\nhost: 127.0.0.1:9\r\n\r\n", "200"),
+            (
+                "GET /metrics HTTP/1.1\r\nA: b\r\nHost: [::1]:9\r\n\r\n",
+                "200",
+            ),
+            // A page that made its own name lead here.
+            (
+                "GET /metrics HTTP/1.1\r\nHost: evil.example:9\r\n\r\n",
+                "400",
+            ),
+            (
+                "GET /metrics HTTP/1.1\nA: b\nHOST : evil.example\n\n",
+                "400",
+            ),
+            (
+                "GET /metrics HTTP/1.1\r\nHost: 127.0.0.1.evil.example\r\n\r\n",
+                "400",
+            ),
+            ("GET /healthz HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n", "400"),
+            (
+                "GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: x\r\n\r\n",
+                "400",
+            ),
             ("GET /healthz HTTP/1.0\n\n", "200"),
             ("GET / HTTP/1.1\r\n\r\n", "404"),
             ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
