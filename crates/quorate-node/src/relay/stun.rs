@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use quorate_identity::Code;
@@ -27,6 +27,8 @@ use crate::{Fault, party::clock};
 const ANSWERS_PER_SECOND: u64 = 2000;
 /// Larger datagrams are cut, and refused as what they are then.
 const MAX_DATAGRAM: usize = 512;
+/// Pause after a datagram could not be read.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 /// How often two families are tried to get one port number, where the system chooses it.
 const PORT_TRIES: usize = 8;
 
@@ -123,9 +125,7 @@ async fn serve(socket: UdpSocket, answers: Arc<AtomicU64>) {
     let mut buffer = [0; MAX_DATAGRAM];
     let mut allowance = Allowance::new(clock::now());
     loop {
-        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
-            // Such as a port that was unreachable for an earlier answer.
-            tokio::task::yield_now().await;
+        let Some((length, from)) = taken(socket.recv_from(&mut buffer).await).await else {
             continue;
         };
         let Some(answer) = stun::answer(&buffer[..length], from) else {
@@ -136,6 +136,15 @@ async fn serve(socket: UdpSocket, answers: Arc<AtomicU64>) {
             answers.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// What was read. An error, such as a port that was unreachable for an earlier answer, takes its time: it may be
+/// for good.
+async fn taken<T>(read: std::io::Result<T>) -> Option<T> {
+    if read.is_err() {
+        tokio::time::sleep(ERROR_PAUSE).await;
+    }
+    read.ok()
 }
 
 /// How many more answers may leave.
@@ -169,7 +178,7 @@ impl Allowance {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::{net::Ipv4Addr, time::Duration};
+    use std::net::Ipv4Addr;
 
     #[tokio::test]
     async fn both_ports_say_where_a_question_came_from_and_stay_silent_to_anything_else() {
@@ -192,6 +201,17 @@ mod tests {
             assert_eq!(told, ([7; 12], socket.local_addr().unwrap()));
         }
         assert_eq!(server.counter().load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn errors_without_end_are_no_busy_loop() {
+        let began = Instant::now();
+        for _ in 0..5 {
+            let error = std::io::Error::from(std::io::ErrorKind::NotConnected);
+            assert_eq!(taken::<()>(Err(error)).await, None);
+        }
+        assert!(began.elapsed() >= 5 * ERROR_PAUSE);
+        assert_eq!(taken(Ok(7)).await, Some(7));
     }
 
     #[test]
