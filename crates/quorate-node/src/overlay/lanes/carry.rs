@@ -133,7 +133,7 @@ async fn read<R: AsyncRead + Unpin>(
                     signs.wake.notify_one();
                 }
                 Ok(Some(Item::Answer(token))) => {
-                    if let Some(rtt) = lane.since(token, now) {
+                    if let Some(rtt) = lane.answered(token, now) {
                         measured(lane, index, shared, rtt, now);
                     }
                 }

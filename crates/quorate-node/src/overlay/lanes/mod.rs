@@ -46,6 +46,8 @@ pub const RECEIVE_QUEUE: usize = 512;
 pub const MAX_CIRCUIT_LANES: usize = 2;
 /// Lanes of one party at a time, with those that are being replaced.
 const MAX_LANES: usize = MAX_CIRCUIT_LANES + 2;
+/// Probes of one lane that an answer is taken for.
+const MAX_PROBES: usize = 8;
 /// A lane that was not heard of for this long is used only for want of another.
 const FRESH: Duration = Duration::from_millis(2500);
 /// Another lane is used instead if its round trip is shorter by this much and by a fifth.
@@ -166,6 +168,8 @@ pub(super) struct Lane {
     /// Something is queued.
     ready: Notify,
     began: Instant,
+    /// The latest probes without an answer, by what they carried.
+    asked: Mutex<VecDeque<u64>>,
     health: Mutex<Health>,
 }
 
@@ -183,6 +187,7 @@ impl Lane {
             queue: Mutex::default(),
             ready: Notify::new(),
             began: now,
+            asked: Mutex::default(),
             health: Mutex::new(Health {
                 heard: now,
                 rtt: None,
@@ -190,17 +195,32 @@ impl Lane {
         }
     }
 
-    /// What a probe of this moment carries: the answer brings it back, so nothing has to be remembered.
+    /// What a probe of this moment carries.
     fn token(&self, now: Instant) -> [u8; 8] {
         let since = now.saturating_duration_since(self.began).as_nanos();
-        u64::try_from(since).unwrap_or(u64::MAX).to_be_bytes()
+        let token = u64::try_from(since).unwrap_or(u64::MAX);
+        let mut asked = self.asked();
+        if asked.len() >= MAX_PROBES {
+            asked.pop_front();
+        }
+        asked.push_back(token);
+        token.to_be_bytes()
     }
 
-    /// How long ago `token` was given out; `None` for one from the future. A peer that sends others than
-    /// it was given makes itself look slow or fast, and nothing else.
-    fn since(&self, token: [u8; 8], now: Instant) -> Option<Duration> {
-        let at = Duration::from_nanos(u64::from_be_bytes(token));
-        now.saturating_duration_since(self.began).checked_sub(at)
+    /// How long ago the probe left that this answers; `None` for what is no answer, or not the first one. So a peer
+    /// makes us measure no more often than we ask.
+    fn answered(&self, token: [u8; 8], now: Instant) -> Option<Duration> {
+        let token = u64::from_be_bytes(token);
+        let mut asked = self.asked();
+        let at = asked.iter().position(|given| *given == token)?;
+        // A late answer to an earlier one says nothing new.
+        asked.drain(..=at);
+        let since = now.saturating_duration_since(self.began);
+        since.checked_sub(Duration::from_nanos(token))
+    }
+
+    fn asked(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // Queue and health are whole after every statement, so a poisoned lock loses nothing.

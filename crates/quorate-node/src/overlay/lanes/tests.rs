@@ -121,6 +121,23 @@ fn changes_are_told() {
     assert!(changed.has_changed().expect("open"));
 }
 
+#[test]
+fn an_answer_counts_once_and_only_for_a_probe_that_was_sent() {
+    let now = Instant::now();
+    let lane = lane(1, None, now);
+    assert_eq!(lane.answered([0; 8], now), None, "nothing was asked");
+    let probes: Vec<[u8; 8]> = (1..=MAX_PROBES as u64 + 2)
+        .map(|n| lane.token(now + millis(n)))
+        .collect();
+    let later = now + millis(100);
+    assert_eq!(lane.answered(probes[1], later), None, "too old");
+    assert_eq!(lane.answered(probes[3], later), Some(millis(96)));
+    assert_eq!(lane.answered(probes[3], later), None, "the second time");
+    assert_eq!(lane.answered(probes[2], later), None, "an earlier one");
+    assert_eq!(lane.answered([0xff; 8], later), None, "never sent");
+    assert_eq!(lane.answered(probes[4], later), Some(millis(95)));
+}
+
 #[tokio::test]
 async fn a_lane_carries_datagrams_and_measures_its_round_trip() {
     let (left, right) = tokio::io::duplex(4096);
