@@ -18,6 +18,10 @@ pub const PEERS_INTERVAL: Duration = Duration::from_secs(1);
 pub const PEERS_DELAY: Duration = Duration::from_millis(100);
 /// A `peers` frame that comes sooner than this after the one before is left out.
 pub const PEERS_HEARD_INTERVAL: Duration = Duration::from_millis(200);
+/// News of where a party is that are passed on at once.
+pub const PEERS_NEWS: u32 = 3;
+/// After them, what a party says anew of itself is reason to tell others this often.
+pub const PEERS_NEWS_INTERVAL: Duration = Duration::from_secs(10);
 /// Parties one invitation may list.
 pub const MAX_PARTIES: usize = 64;
 /// Fewest parties of a multiparty computation.

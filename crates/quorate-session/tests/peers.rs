@@ -5,7 +5,7 @@ mod common;
 
 use common::{Table, invitation, setup};
 use quorate_session::{Frame, LinkId, PeerAt, limits};
-use std::time::Duration;
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 fn at(n: usize) -> Vec<String> {
     vec![format!("/ip4/192.0.2.{n}/tcp/4001")]
@@ -65,6 +65,31 @@ fn whoever_found_one_party_hears_of_all_others_and_nothing_goes_round() {
     for index in [0, 1, 3] {
         assert!(told(&table, index).iter().any(|p| p.addresses == at(22)));
     }
+}
+
+#[test]
+fn a_party_that_is_somewhere_else_all_the_time_makes_others_talk_seldom() {
+    let mut table = star(4);
+    table.run();
+    table.pass(Duration::from_secs(4));
+    let told = Rc::new(Cell::new(0));
+    let count = Rc::clone(&told);
+    table.filter = Box::new(move |from, to, frame| {
+        let passed_on = from == 0 && to == 1 && matches!(frame, Frame::Peers { .. });
+        count.set(count.get() + u32::from(passed_on));
+        true
+    });
+    for second in 0..60 {
+        let now = table.now;
+        table.seats[2].session.set_addresses(at(100 + second), now);
+        table.pass(Duration::from_secs(1));
+    }
+    let most = limits::PEERS_NEWS + 60 / 10 + 1;
+    assert!((3..=most).contains(&told.get()), "{}", told.get());
+    // What it said last arrives all the same.
+    table.pass(limits::PEERS_NEWS_INTERVAL + Duration::from_secs(2));
+    let last = &table.seats[1].seen.peers;
+    assert!(last.iter().any(|p| p.addresses == at(159)));
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //! that is told of another one dials it, and then hears from itself where it is.
 //!
 //! Limits: [`MAX_PEER_ADDRESSES`] and [`MAX_PARTIES`] per frame; told at most every [`PEERS_INTERVAL`], and only what
-//! changed; heard at most every [`PEERS_HEARD_INTERVAL`] from one link.
+//! changed; heard at most every [`PEERS_HEARD_INTERVAL`] from one link. After [`PEERS_NEWS`] changes what a party says is
+//! reason to tell others every [`PEERS_NEWS_INTERVAL`] only: each of its small frames becomes a large one to everybody.
 //!
 //! Security: requires that the driver filters addresses before it dials them. Provides: only parties with a
 //! proven link learn addresses. Does not provide: that an address is true; who answers there proves its PeerId, and then
@@ -19,9 +20,10 @@ use super::{Event, Session, Stage};
 use crate::{
     limits::{
         MAX_ADDRESS_BYTES, MAX_PARTIES, MAX_PEER_ADDRESSES, PEERS_DELAY, PEERS_HEARD_INTERVAL,
-        PEERS_INTERVAL,
+        PEERS_INTERVAL, PEERS_NEWS, PEERS_NEWS_INTERVAL,
     },
     link::{Frame, LinkId, PeerAt, Proven},
+    message::Pid,
 };
 use std::{collections::BTreeMap, time::Instant};
 
@@ -33,7 +35,18 @@ pub(super) struct Peers {
     said: BTreeMap<LinkId, (Vec<String>, Instant)>,
     told: BTreeMap<LinkId, Frame>,
     told_at: Option<Instant>,
+    /// News of each party, over whichever link.
+    news: BTreeMap<Pid, News>,
     due: Option<Instant>,
+}
+
+/// How often a party said something new of itself.
+struct News {
+    count: u32,
+    /// When the next ones are passed on, at the earliest.
+    next: Instant,
+    /// Some wait for that.
+    waits: bool,
 }
 
 impl Peers {
@@ -47,8 +60,38 @@ impl Peers {
     }
 
     pub fn hurry(&mut self, now: Instant) {
+        self.hurry_from(now, now);
+    }
+
+    /// Tells others soon, but not before `from`.
+    fn hurry_from(&mut self, from: Instant, now: Instant) {
         let earliest = self.told_at.map_or(now, |at| at + PEERS_INTERVAL);
-        self.due.get_or_insert(earliest.max(now + PEERS_DELAY));
+        let at = earliest.max(now + PEERS_DELAY).max(from);
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// A party said something new of itself.
+    fn hear_news(&mut self, party: Pid, now: Instant) {
+        let news = self.news.entry(party).or_insert(News {
+            count: 0,
+            next: now,
+            waits: false,
+        });
+        news.count = news.count.saturating_add(1);
+        if news.waits && news.next <= now {
+            // They were passed on then.
+            news.next += PEERS_NEWS_INTERVAL;
+            news.waits = false;
+        }
+        let from = if news.count > PEERS_NEWS && now < news.next {
+            // What is passed on then is what it said last.
+            news.waits = true;
+            news.next
+        } else {
+            news.next = now + PEERS_NEWS_INTERVAL;
+            now
+        };
+        self.hurry_from(from, now);
     }
 }
 
@@ -76,7 +119,8 @@ impl Session {
         let Some(entry) = self.links.get(&link) else {
             return;
         };
-        let (Some(Proven::Party(_)), Some(remote)) = (entry.proven(), entry.remote_peer()) else {
+        let (Some(Proven::Party(party)), Some(remote)) = (entry.proven(), entry.remote_peer())
+        else {
             return;
         };
         let heard = self.peers.said.get(&link);
@@ -86,7 +130,7 @@ impl Session {
         let news = heard.is_none_or(|(before, _)| *before != own);
         self.peers.said.insert(link, (own.clone(), now));
         if news {
-            self.peers.hurry(now);
+            self.peers.hear_news(*party, now);
         }
         let me = self.peer_id();
         let itself = PeerAt {
