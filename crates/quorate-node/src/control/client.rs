@@ -114,7 +114,7 @@ impl Found {
         self.watching(Some(self.clone()), QUIET_WAIT)
     }
 
-    /// The same for a session that is about to be told to end: it has [`END_WAIT`] for each step of it.
+    /// The same for a session that is about to be told to end: it has `END_WAIT` for each step of it.
     pub fn watch_end(&self) -> Result<Watch, Fault> {
         self.watching(None, END_WAIT)
     }

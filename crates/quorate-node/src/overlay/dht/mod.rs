@@ -5,7 +5,7 @@
 //!            put, get                                       │ Shelf: keeps what `check_value` takes
 //! ```
 //! Parties ask and store; they never serve, and listen nowhere. Nodes keep records whose keys, signatures, times and sizes
-//! are right, for half an hour, and answer with them. Queries go along [`PATHS`] disjoint paths.
+//! are right, for half an hour, and answer with them. Queries go along `PATHS` disjoint paths.
 //!
 //! Limits: see the constants of this module and of its parts.
 //!
