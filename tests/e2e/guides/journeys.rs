@@ -44,3 +44,13 @@ fn journey_c_again_takes_one_command_of_each() {
     };
     run("again.md", &budget);
 }
+#[test]
+fn journey_b_three_organizations_behind_three_nats_need_one_message() {
+    let budget = Budget {
+        // One of each party, and one of whoever runs the relay.
+        commands: 4,
+        consents: 6,
+        messages: 2,
+    };
+    run("three-networks.md", &budget);
+}

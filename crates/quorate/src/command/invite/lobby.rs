@@ -79,6 +79,8 @@ struct Lobby<'u, 'g> {
     user: &'u User<'g>,
     me: Option<PartyDraft>,
     call: Verified<Call>,
+    /// Go into the closed invitation: where those who know each other from here only meet again.
+    relays: Vec<String>,
     handle: HostHandle,
     events: mpsc::Receiver<HostEvent>,
     rule: Admission,
@@ -134,6 +136,7 @@ pub async fn fill_seats(
         user,
         me: Some(me),
         call,
+        relays: terms.relays.clone(),
         handle,
         events,
         rule,
@@ -617,7 +620,7 @@ impl Lobby<'_, '_> {
         let closed = close(
             &self.call,
             parties,
-            Vec::new(),
+            self.relays.clone(),
             random()?,
             random()?,
             &secret,
