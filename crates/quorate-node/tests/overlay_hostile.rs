@@ -402,7 +402,7 @@ async fn who_dials_us_and_opens_many_streams_loses_its_connection() {
     let hostile = Hostile::connect(&victim, Side::Opener).await;
     // With a link, so that the connection is not closed for being idle.
     let _session = hostile.session().await;
-    victim.link_with(&hostile.peer.to_string()).await;
+    let link = victim.link_with(&hostile.peer.to_string()).await;
     let mut unread = Vec::new();
     for _ in 0..=MAX_STREAMS {
         let Some(mut stream) = hostile.open().await else {
@@ -415,6 +415,7 @@ async fn who_dials_us_and_opens_many_streams_loses_its_connection() {
     }
     let closed = timeout(SESSION_WAIT, hostile.wanted.closed());
     closed.await.expect("nothing more is kept for it");
+    victim.down(link).await;
     undisturbed(victim, friend, to_friend, to_victim).await;
 }
 
