@@ -30,7 +30,7 @@ use quorate_session::{
     ContentDigest, Invitation, InvitationDraft, PartyDraft, PeerId, Pid, RendezvousSecret,
     limits::RENDEZVOUS_VALUE_BYTES,
     message::{Engine, PathPolicy, Program, SameController, Times},
-    rendezvous::{Seeker, SeekerEvent, SeekerOrder, SeekerSetup, Slot, Stamp, hour_of},
+    rendezvous::{Kept, Seeker, SeekerEvent, SeekerOrder, SeekerSetup, Slot, Stamp, hour_of},
 };
 use sha2::{Digest as _, Sha256};
 use tokio::{
@@ -128,6 +128,16 @@ async fn honest(count: usize) -> Vec<Node> {
     nodes
 }
 
+/// Waits until each of them knows so many others.
+async fn acquainted(nodes: &[Node], others: usize) {
+    let known = async {
+        while nodes.iter().any(|node| node.status().known < others) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, known).await.expect("nodes know each other");
+}
+
 fn address(node: &Node) -> String {
     node.status().addresses[0].clone()
 }
@@ -185,8 +195,8 @@ impl Party {
             let due = self.seeker.poll_timeout().map_or(end, |due| due.min(end));
             tokio::select! {
                 answer = self.answers.recv() => match answer.unwrap() {
-                    Answer::Stored { id, nodes } => {
-                        self.seeker.handle_stored(id, nodes, Instant::now());
+                    Answer::Stored { id, kept } => {
+                        self.seeker.handle_stored(id, kept, Instant::now());
                     }
                     Answer::Value { id, value } => {
                         let _ = self.seeker.handle_answer(id, &value, wall());
@@ -209,11 +219,12 @@ impl Party {
         self.seeker.here(peer(me), &addresses, join, Instant::now());
     }
 
-    async fn publish(&mut self, me: u16) -> usize {
+    async fn publish(&mut self, me: u16) -> Kept {
         self.here(me);
-        self.drive(SOON, |party| party.seeker.tally().kept_by > 0)
+        // Liars say that they keep it, too.
+        self.drive(SOON, |party| party.seeker.tally().kept.by_named)
             .await;
-        self.seeker.tally().kept_by
+        self.seeker.tally().kept
     }
 }
 
@@ -352,6 +363,7 @@ fn lies() -> Vec<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_parties_find_each_other_through_twenty_four_nodes() {
     let nodes = honest(24).await;
+    acquainted(&nodes, 15).await;
     let invitation = invitation(3);
     let begun = |index: usize| vec![address(&nodes[index])];
     let mut parties: Vec<Party> = (0..3)
@@ -359,7 +371,7 @@ async fn three_parties_find_each_other_through_twenty_four_nodes() {
         .collect();
     for me in 0..3 {
         let kept = parties[usize::from(me)].publish(me).await;
-        assert!(kept >= 10, "{kept} nodes keep it");
+        assert!(kept.nodes >= 10, "{kept:?}");
     }
     for party in &mut parties {
         assert!(party.drive(SOON, |party| party.found.len() >= 2).await);
@@ -392,10 +404,10 @@ async fn nobody_is_found_where_no_node_answers_and_they_are_found_when_one_does(
     lost.here(0);
     let looked = |party: &Party| party.seeker.tally().looked_up >= 6;
     assert!(lost.drive(SOON, looked).await);
-    assert_eq!(lost.seeker.tally().kept_by, 0);
+    assert_eq!(lost.seeker.tally().kept, Kept::default());
     lost.dht.add_nodes(vec![first.clone()]);
     let mut other = Party::new(&invitation, 1, vec![dead, first]);
-    assert!(other.publish(1).await > 0);
+    assert!(other.publish(1).await.by_named);
     assert!(lost.drive(SOON, |party| !party.found.is_empty()).await);
     assert_eq!(lost.found[0], (Pid(1), peer(1)));
 }
@@ -410,7 +422,7 @@ async fn a41_nodes_that_lie_about_everything_lead_nowhere() {
     let nodes: Vec<String> = join.iter().chain(&liars).cloned().collect();
     let mut one = Party::new(&invitation, 1, nodes.clone());
     let mut zero = Party::new(&invitation, 0, nodes);
-    assert!(one.publish(1).await > 0);
+    assert!(one.publish(1).await.by_named);
     assert!(zero.drive(SOON, |party| !party.found.is_empty()).await);
     let rounds = |party: &Party| party.seeker.tally().looked_up >= 12;
     zero.drive(SOON, rounds).await;
@@ -434,16 +446,11 @@ async fn a42_twenty_sybils_around_a_key_hide_nothing_from_named_nodes() {
     keypairs.truncate(22);
     hostile(keypairs, &lies(), &join).await;
     let invitation = invitation(3);
-    // Wait until honest nodes know sybils, so that they send everybody there.
-    let known = async {
-        while honest.iter().any(|node| node.status().known < 15) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(SOON, known).await.expect("the sybils are known");
+    // Honest nodes know sybils, so that they send everybody there.
+    acquainted(&honest, 15).await;
     let mut one = Party::new(&invitation, 1, vec![join[0].clone()]);
     let mut zero = Party::new(&invitation, 0, vec![join[0].clone()]);
-    assert!(one.publish(1).await > 0);
+    assert!(one.publish(1).await.by_named);
     let found = zero.drive(SOON, |party| !party.found.is_empty()).await;
     assert!(found, "the node that both named keeps it");
     assert!(zero.found.iter().all(|found| *found == (Pid(1), peer(1))));
@@ -464,7 +471,7 @@ async fn a43_a44_honest_nodes_keep_no_forged_old_or_foreign_record() {
     let nodes = vec![address(&node)];
     let invitation = invitation(3);
     let mut owner = Party::new(&invitation, 1, nodes.clone());
-    assert_eq!(owner.publish(1).await, 1);
+    assert_eq!(owner.publish(1).await.nodes, 1);
     // The attacker speaks Kademlia itself: its own store takes everything.
     let mut attacker = liar(Keypair::generate_ed25519(), Vec::new());
     let peer: libp2p::PeerId = nodes[0].rsplit('/').next().unwrap().parse().unwrap();

@@ -16,12 +16,12 @@ use quorate_session::{
     Invitation, PeerId, Pid, RendezvousSecret,
     limits::{
         LOOKUP_WAIT_LAST, MAX_LOOKUPS, MAX_PUBLISHED_ADDRESSES, MAX_RENDEZVOUS_ANSWERS,
-        NEXT_HOUR_SECONDS, RENDEZVOUS_LIFETIME_SECONDS, RENDEZVOUS_PLAIN_BYTES,
+        NEXT_HOUR_SECONDS, PUBLISH_WAIT_LAST, RENDEZVOUS_LIFETIME_SECONDS, RENDEZVOUS_PLAIN_BYTES,
         RENDEZVOUS_VALUE_BYTES, REPUBLISH_INTERVAL,
     },
     message::{PROTOCOL_VERSION, Whereabouts},
     rendezvous::{
-        Seeker, SeekerEvent, SeekerOrder, SeekerSetup, Slot, Stamp, check_value, hour_of,
+        Kept, Seeker, SeekerEvent, SeekerOrder, SeekerSetup, Slot, Stamp, check_value, hour_of,
         may_replace,
     },
 };
@@ -70,6 +70,8 @@ struct Shelf {
     kept: BTreeMap<[u8; 32], Vec<u8>>,
     /// Nothing is kept and nothing honest is said.
     down: bool,
+    /// Nobody named those who keep it.
+    unnamed: bool,
     lies: Vec<Vec<u8>>,
     gets: usize,
     puts: usize,
@@ -165,7 +167,11 @@ impl World {
                     SeekerOrder::Put { id, key, value, .. } => {
                         shelf.puts += 1;
                         let kept = !shelf.down && shelf.put(key, value, *at).is_ok();
-                        seeker.handle_stored(id, usize::from(kept), *now);
+                        let kept = Kept {
+                            nodes: usize::from(kept),
+                            by_named: kept && !shelf.unnamed,
+                        };
+                        seeker.handle_stored(id, kept, *now);
                     }
                     SeekerOrder::Get { id, key } => {
                         shelf.gets += 1;
@@ -285,13 +291,29 @@ fn a_record_is_published_for_the_next_hour_when_that_is_near() {
 }
 
 #[test]
+fn a42_a_record_that_only_unnamed_nodes_keep_is_given_out_again() {
+    let mut world = World::new(3);
+    world.shelf.unnamed = true;
+    world.here(0, ADDRESS);
+    world.run(Duration::from_mins(5));
+    let puts = world.shelf.puts;
+    assert!((5..30).contains(&puts), "{puts}");
+    assert_eq!(world.parties[0].seeker.tally().kept.nodes, 1);
+    world.shelf.unnamed = false;
+    world.run(PUBLISH_WAIT_LAST * 2);
+    let puts = world.shelf.puts;
+    world.run(Duration::from_mins(5));
+    assert_eq!(world.shelf.puts, puts, "a named one keeps it now");
+}
+
+#[test]
 fn nothing_is_tried_without_pause_when_no_node_answers() {
     let mut world = World::new(3);
     world.shelf.down = true;
     world.here(0, ADDRESS);
     world.run(Duration::from_mins(30));
     let tally = world.parties[0].seeker.tally().clone();
-    assert_eq!(tally.kept_by, 0);
+    assert_eq!(tally.kept, Kept::default());
     assert!((30..60).contains(&tally.not_kept), "{tally:?}");
     let rounds = 30 * 60 / LOOKUP_WAIT_LAST.as_secs();
     let most = u32::try_from(2 * 3 * rounds * 2).unwrap();

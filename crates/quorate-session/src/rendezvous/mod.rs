@@ -25,7 +25,7 @@ mod seeker;
 mod slot;
 mod value;
 
-pub use seeker::{Seeker, SeekerEvent, SeekerOrder, SeekerSetup, Tally};
+pub use seeker::{Kept, Seeker, SeekerEvent, SeekerOrder, SeekerSetup, Tally};
 pub use slot::Slot;
 pub use value::{Stamp, check_value, may_replace};
 

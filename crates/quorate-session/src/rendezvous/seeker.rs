@@ -103,11 +103,20 @@ pub enum SeekerEvent {
     Resolve(Did),
 }
 
+/// Who says that they keep a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Whether one of those that the user or the invitation named is among them.
+    pub by_named: bool,
+}
+
 /// What was done so far, to be told when nobody is found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Nodes that keep the own record, at its last publication.
-    pub kept_by: usize,
+    /// Who keeps the own record, at its last publication.
+    pub kept: Kept,
     /// Publications that no node took.
     pub not_kept: u32,
     /// Lookups that ended.
@@ -298,7 +307,7 @@ impl Seeker {
             .collect();
         for id in late {
             match self.under_way.get(&id).map(|pending| &pending.what) {
-                Some(What::Put) => self.handle_stored(id, 0, now),
+                Some(What::Put) => self.handle_stored(id, Kept::default(), now),
                 _ => self.handle_looked_up(id, now),
             }
         }
@@ -306,19 +315,23 @@ impl Seeker {
         self.look(at, now);
     }
 
-    /// So many nodes keep what order `id` gave them.
-    pub fn handle_stored(&mut self, id: u64, nodes: usize, now: Instant) {
+    /// Who keeps what order `id` gave them. Nodes that nobody named may say so and lie: until a named one keeps it, it is
+    /// given out again.
+    pub fn handle_stored(&mut self, id: u64, kept: Kept, now: Instant) {
         if !matches!(self.under_way.get(&id), Some(p) if matches!(p.what, What::Put)) {
             return;
         }
         self.under_way.remove(&id);
         let Some(own) = &mut self.own else { return };
-        if nodes > 0 {
+        if kept.nodes > 0 {
+            self.tally.kept = kept;
+        } else {
+            self.tally.not_kept = self.tally.not_kept.saturating_add(1);
+        }
+        if kept.by_named {
             own.failures = 0;
-            self.tally.kept_by = nodes;
             return;
         }
-        self.tally.not_kept = self.tally.not_kept.saturating_add(1);
         let wait = backed_off(PUBLISH_WAIT_FIRST, PUBLISH_WAIT_LAST, own.failures);
         own.failures = own.failures.saturating_add(1);
         own.due = own.due.min(now + around(wait, &mut self.rng));

@@ -1,16 +1,18 @@
-//! The party's side: a small swarm that asks and stores, under an identity that is used for nothing else.
+//! The party's side: two small swarms that ask and store, under identities that are used for nothing else.
 //!
 //! ```text
 //!   put, get ─► waiting ─ first round of acquaintance over, or BEGIN_WAIT ─► under way ─► Answer*, Stored | LookedUp
 //!                                   identity older than IDENTITY_LIFETIME and nothing under way ─► a new swarm
 //! ```
 //! Each order is carried out twice, where there are more nodes than were named: along the disjoint paths of Kademlia, and at
-//! the named nodes themselves. Whoever surrounds a key with nodes of its own hides nothing that a named node keeps.
+//! the named nodes themselves. Whoever surrounds a key with nodes of its own hides nothing that a named node keeps. Each way
+//! has a swarm of its own: Kademlia takes whoever is connected into its table, and asks those nearest to the key alone, so
+//! in one swarm with the others the named nodes would be crowded out.
 //!
-//! It listens nowhere. Its identity changes every hour, as the keys do, so that nodes cannot join one hour's key with the
-//! next one's by it.
+//! They listen nowhere. Their identities change every hour, as the keys do, so that nodes cannot join one hour's key with
+//! the next one's by them.
 //!
-//! Limits: [`ORDER_QUEUE`] orders and [`ANSWER_QUEUE`] answers wait, [`MAX_WAITING`] orders wait for the network,
+//! Limits, of each: [`ORDER_QUEUE`] orders and [`ANSWER_QUEUE`] answers wait, [`MAX_WAITING`] orders wait for the network,
 //! [`MAX_NODES`] nodes are named. After as many answers as are looked at a lookup is ended.
 
 use std::{
@@ -32,7 +34,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
-use quorate_session::limits::MAX_RENDEZVOUS_ANSWERS;
+use quorate_session::{limits::MAX_RENDEZVOUS_ANSWERS, rendezvous::Kept};
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep_until};
 
 use super::behaviour::{Behaviour, Extent};
@@ -69,12 +71,12 @@ pub struct DhtConfig {
 /// What became of an order.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// So many nodes keep the value.
+    /// Who keeps the value.
     Stored {
         /// The order.
         id: u64,
-        /// How many.
-        nodes: usize,
+        /// Who.
+        kept: Kept,
     },
     /// A node gave this value.
     Value {
@@ -106,7 +108,7 @@ pub enum Answer {
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stored { id, nodes } => write!(f, "Stored({id}, {nodes})"),
+            Self::Stored { id, kept } => write!(f, "Stored({id}, {})", kept.nodes),
             Self::Value { id, value } => write!(f, "Value({id}, {} bytes)", value.len()),
             Self::LookedUp { id, asked, .. } => write!(f, "LookedUp({id}, {asked})"),
             Self::Known { nodes, connected } => write!(f, "Known({nodes}, {connected})"),
@@ -143,7 +145,7 @@ impl Dht {
         let (sender, answers) = mpsc::channel(ANSWER_QUEUE);
         let (orders, receiver) = mpsc::channel(ORDER_QUEUE);
         let mut task = Task {
-            swarm: network_of(config.scope)?,
+            swarms: Swarms::new(config.scope)?,
             begun: Instant::now(),
             is_acquainted: false,
             nodes: Vec::new(),
@@ -188,8 +190,7 @@ impl Dht {
 #[derive(NetworkBehaviour)]
 struct Asking {
     limits: connection_limits::Behaviour,
-    wide: Behaviour,
-    named: Behaviour,
+    dht: Behaviour,
 }
 
 /// Which nodes a query goes to.
@@ -201,17 +202,44 @@ enum Way {
     Named,
 }
 
-impl Asking {
+struct Swarms {
+    wide: Swarm<Asking>,
+    named: Swarm<Asking>,
+}
+
+impl Swarms {
+    fn new(scope: Scope) -> Result<Self, OverlayError> {
+        Ok(Self {
+            wide: network_of(|me| Behaviour::party(me, Extent::Within(scope)))?,
+            named: network_of(Behaviour::party_of_named)?,
+        })
+    }
+
     fn dht(&mut self, way: Way) -> &mut Behaviour {
-        match way {
+        let swarm = match way {
             Way::Wide => &mut self.wide,
             Way::Named => &mut self.named,
+        };
+        &mut swarm.behaviour_mut().dht
+    }
+
+    /// Nodes that one of them is connected to.
+    fn connected(&self) -> usize {
+        let wide = self.wide.connected_peers();
+        let all: BTreeSet<&PeerId> = wide.chain(self.named.connected_peers()).collect();
+        all.len()
+    }
+
+    async fn next(&mut self) -> (Way, SwarmEvent<AskingEvent>) {
+        tokio::select! {
+            event = self.wide.select_next_some() => (Way::Wide, event),
+            event = self.named.select_next_some() => (Way::Named, event),
         }
     }
 }
 
 /// A swarm with a fresh identity that dials, and never listens.
-fn network_of(scope: Scope) -> Result<Swarm<Asking>, OverlayError> {
+fn network_of(dht: impl FnOnce(PeerId) -> Behaviour) -> Result<Swarm<Asking>, OverlayError> {
     let setup = |error: &dyn fmt::Display| OverlayError::Setup(error.to_string());
     let limits = ConnectionLimits::default()
         .with_max_established_incoming(Some(0))
@@ -228,8 +256,7 @@ fn network_of(scope: Scope) -> Result<Swarm<Asking>, OverlayError> {
             .with_quic()
             .with_behaviour(|key| Asking {
                 limits: connection_limits::Behaviour::new(limits),
-                wide: Behaviour::party(key.public().to_peer_id(), Extent::Within(scope)),
-                named: Behaviour::party_of_named(key.public().to_peer_id()),
+                dht: dht(key.public().to_peer_id()),
             })
             .map_err(|e| setup(&e))?
             .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_WAIT))
@@ -244,13 +271,13 @@ struct UnderWay {
     queries: usize,
     /// Of all nodes, and of those that were named.
     answers: [usize; 2],
-    nodes: usize,
+    kept: Kept,
     asked: u32,
     answered: u32,
 }
 
 struct Task {
-    swarm: Swarm<Asking>,
+    swarms: Swarms,
     begun: Instant,
     is_acquainted: bool,
     nodes: Vec<(PeerId, Multiaddr)>,
@@ -276,7 +303,7 @@ impl Task {
                     Some(Order::Stop) | None => return,
                     Some(order) => self.on_order(order),
                 },
-                event = self.swarm.select_next_some() => self.on_swarm(event),
+                (way, event) = self.swarms.next() => self.on_swarm(way, event),
                 () = sleep_until(begin.into()), if holds => self.begin(),
                 () = self.answers.closed() => return,
             }
@@ -314,15 +341,16 @@ impl Task {
     /// Asks the named nodes for others.
     fn acquaint(&mut self) {
         self.remember_named();
-        let _ = self.swarm.behaviour_mut().wide.kad().bootstrap();
+        let _ = self.swarms.dht(Way::Wide).kad().bootstrap();
     }
 
     /// Kademlia forgets nodes that it could not dial once; those that were named are tried again.
     fn remember_named(&mut self) {
-        let asking = self.swarm.behaviour_mut();
         for (peer, address) in &self.nodes {
-            asking.wide.begin_with(*peer, address.clone());
-            asking.named.begin_with(*peer, address.clone());
+            for way in [Way::Wide, Way::Named] {
+                let dht = self.swarms.dht(way);
+                dht.begin_with(*peer, address.clone());
+            }
         }
     }
 
@@ -348,9 +376,9 @@ impl Task {
         if !self.queries.is_empty() || self.begun.elapsed() < IDENTITY_LIFETIME {
             return;
         }
-        match network_of(self.scope) {
-            Ok(swarm) => {
-                self.swarm = swarm;
+        match Swarms::new(self.scope) {
+            Ok(swarms) => {
+                self.swarms = swarms;
                 self.begun = Instant::now();
                 self.acquaint();
             }
@@ -368,10 +396,10 @@ impl Task {
     fn carry_out(&mut self, order: &Order) {
         self.remember_named();
         let named: BTreeSet<PeerId> = self.nodes.iter().map(|(peer, _)| *peer).collect();
-        let is_wide = self.swarm.behaviour_mut().wide.known() > named.len();
+        let is_wide = self.swarms.dht(Way::Wide).known() > named.len();
         let ways = [Way::Named, Way::Wide];
         for way in ways.into_iter().filter(|way| is_wide || *way == Way::Named) {
-            let kad = self.swarm.behaviour_mut().dht(way).kad();
+            let kad = self.swarms.dht(way).kad();
             let (id, query) = match order {
                 Order::Put { id, key, value } => {
                     let record = Record::new(RecordKey::new(key), value.clone());
@@ -398,23 +426,14 @@ impl Task {
         }
     }
 
-    fn on_swarm(&mut self, event: SwarmEvent<AskingEvent>) {
+    fn on_swarm(&mut self, way: Way, event: SwarmEvent<AskingEvent>) {
         match event {
-            SwarmEvent::Behaviour(event) => {
-                let (way, event) = match event {
-                    AskingEvent::Wide(event) => (Way::Wide, event),
-                    AskingEvent::Named(event) => (Way::Named, event),
-                };
-                if let kad::Event::OutboundQueryProgressed {
-                    id,
-                    result,
-                    step,
-                    stats,
-                } = event
-                {
-                    self.on_progress((way, id), result, step.last, &stats);
-                }
-            }
+            SwarmEvent::Behaviour(AskingEvent::Dht(kad::Event::OutboundQueryProgressed {
+                id,
+                result,
+                step,
+                stats,
+            })) => self.on_progress((way, id), result, step.last, &stats),
             SwarmEvent::ConnectionEstablished { .. } | SwarmEvent::ConnectionClosed { .. } => {
                 self.tell_known();
             }
@@ -430,7 +449,10 @@ impl Task {
         stats: &kad::QueryStats,
     ) {
         if let QueryResult::Bootstrap(round) = &result {
-            return self.on_acquaintance(round);
+            if query.0 == Way::Wide {
+                self.on_acquaintance(round);
+            }
+            return;
         }
         let Some(id) = self.queries.get(&query).copied() else {
             return;
@@ -452,7 +474,8 @@ impl Task {
                     ) => success.len(),
                 };
                 // The nearest nodes and the named ones may be the same.
-                order.nodes = order.nodes.max(kept);
+                order.kept.nodes = order.kept.nodes.max(kept);
+                order.kept.by_named |= query.0 == Way::Named && kept > 0;
                 true
             }
             QueryResult::GetRecord(result) => {
@@ -492,8 +515,8 @@ impl Task {
             return;
         };
         let answer = if stores {
-            let nodes = order.nodes;
-            Answer::Stored { id, nodes }
+            let kept = order.kept;
+            Answer::Stored { id, kept }
         } else {
             let (asked, answered) = (order.asked, order.answered);
             Answer::LookedUp {
@@ -507,7 +530,7 @@ impl Task {
     }
 
     fn end_query(&mut self, (way, query): (Way, QueryId)) {
-        let kad = self.swarm.behaviour_mut().dht(way).kad();
+        let kad = self.swarms.dht(way).kad();
         if let Some(mut query) = kad.query_mut(&query) {
             query.finish();
         }
@@ -526,8 +549,8 @@ impl Task {
     }
 
     fn tell_known(&mut self) {
-        let nodes = self.swarm.behaviour_mut().wide.known();
-        let connected = self.swarm.connected_peers().count();
+        let nodes = self.swarms.dht(Way::Wide).known();
+        let connected = self.swarms.connected();
         if std::mem::replace(&mut self.known, (nodes, connected)) != (nodes, connected) {
             self.say(Answer::Known { nodes, connected });
         }

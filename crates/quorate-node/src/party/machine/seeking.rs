@@ -9,7 +9,7 @@ use quorate_identity::UnixTime;
 use quorate_session::{
     Pid, Session,
     limits::MAX_PUBLISHED_ADDRESSES,
-    rendezvous::{Seeker, SeekerEvent, SeekerOrder, SeekerSetup},
+    rendezvous::{Kept, Seeker, SeekerEvent, SeekerOrder, SeekerSetup},
 };
 use tokio::sync::mpsc;
 
@@ -96,7 +96,7 @@ impl Seeking {
         Rendezvous {
             named: self.named,
             connected: self.connected,
-            kept_by: tally.kept_by,
+            kept_by: tally.kept.nodes,
             looked_up: tally.looked_up,
             answers: tally.answers,
             refused: tally.refused,
@@ -141,7 +141,7 @@ impl Machine {
         };
         let seeker = &mut seeking.seeker;
         match answer {
-            Answer::Stored { id, nodes } => seeker.handle_stored(id, nodes, now),
+            Answer::Stored { id, kept } => seeker.handle_stored(id, kept, now),
             Answer::Value { id, value } => {
                 if let Err(rejection) = seeker.handle_answer(id, &value, at) {
                     tracing::debug!(%rejection, "what a node gave is not used");
@@ -192,7 +192,7 @@ impl Machine {
                 SeekerOrder::Get { id, key } => seeking.dht.get(id, key),
             };
             if !taken {
-                seeking.seeker.handle_stored(id, 0, now);
+                seeking.seeker.handle_stored(id, Kept::default(), now);
                 seeking.seeker.handle_looked_up(id, now);
             }
         }
