@@ -111,6 +111,10 @@ pub mod limits {
     pub const ROUND_PAUSE: Duration = Duration::from_secs(5);
     /// How far ahead of ours the round of a signal may be.
     pub const MAX_ROUND_STEP: u32 = 1000;
+    /// Openers that an agent sends in one round.
+    pub const MAX_OPENERS: usize = 32;
+    /// Routers that an opener passes: those of a home and of its carrier, and none near the peer.
+    pub const OPENER_HOPS: u8 = 4;
     /// STUN servers asked.
     pub const MAX_STUN_SERVERS: usize = 16;
     /// Datagrams per question to a STUN server.

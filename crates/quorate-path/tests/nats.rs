@@ -122,6 +122,24 @@ fn the_start_is_simultaneous_on_long_and_short_ways() {
 }
 
 #[test]
+fn the_start_need_not_be_simultaneous_when_both_opened_their_nats_before() {
+    for late in [[0, 700], [700, 0]] {
+        for (a, b) in [
+            (Kind::NoInput, Kind::NoInput),
+            (Kind::Port, Kind::NoInput),
+            (Kind::NoInput, Kind::CgPort),
+        ] {
+            let mut world = World::new(a, b);
+            world.set_signals_late(late.map(Duration::from_millis));
+            world.run(20 * SECOND);
+            let paths = [world.path(0), world.path(1)];
+            let direct = |p: &Path| matches!(p, Path::Direct { .. });
+            assert!(paths.iter().all(direct), "{a:?} x {b:?}: {paths:?}");
+        }
+    }
+}
+
+#[test]
 fn a_start_that_failed_is_tried_again_after_the_nat_forgot() {
     let mut world = World::new(Kind::NoInput, Kind::NoInput);
     world.poison();

@@ -41,6 +41,8 @@ pub const MAX_QUEUED_PACKETS: usize = 1_000_000;
 pub const MAX_QUEUED_BYTES: usize = 512 << 20;
 /// Packets read from one device before the next one's turn.
 const TURN: usize = 64;
+/// Routers between any two sites.
+const ROUTERS: u8 = 6;
 /// Longest packet that a TUN device gives.
 const MAX_PACKET: usize = 65_536;
 /// Nothing to do is looked at this often.
@@ -439,13 +441,15 @@ impl Network {
             if length == 0 {
                 return;
             }
-            self.packet(from, &buffer[..length]);
+            self.packet(from, &mut buffer[..length]);
         }
     }
 
-    fn packet(&mut self, from: usize, bytes: &[u8]) {
+    fn packet(&mut self, from: usize, bytes: &mut [u8]) {
         count(&self.counters.packets);
-        let Some(to) = packet::destination(bytes).and_then(|d| self.port_of(d)) else {
+        let to = packet::destination(bytes).and_then(|d| self.port_of(d));
+        // Who has no hops left is not told: nobody here asks for that.
+        let Some(to) = to.filter(|_| packet::take_hops(bytes, ROUTERS)) else {
             return count(&self.counters.no_route);
         };
         if let Some(capture) = &mut self.capture {

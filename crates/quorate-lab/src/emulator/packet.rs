@@ -27,6 +27,26 @@ pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// Lets `routers` pass a packet on, each of which takes a hop from it; false when there are not as many left.
+pub fn take_hops(packet: &mut [u8], routers: u8) -> bool {
+    let place = match packet.first().map(|b| b >> 4) {
+        Some(4) if packet.len() >= IPV4_HEADER => 8,
+        Some(6) if packet.len() >= IPV6_HEADER => 7,
+        _ => return false,
+    };
+    let Some(left) = packet[place].checked_sub(routers).filter(|left| *left > 0) else {
+        return false;
+    };
+    packet[place] = left;
+    if place == 8 {
+        let length = (usize::from(packet[0] & 15) * 4).clamp(IPV4_HEADER, packet.len());
+        packet[10..12].fill(0);
+        let sum = checksum(&packet[..length], 0);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    true
+}
+
 /// What a router does with a packet that is longer than the next link takes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TooLong {
@@ -173,6 +193,18 @@ mod tests {
         assert_eq!(whole, packet[20..]);
         assert_eq!(pieces[2][6] & 0x20, 0, "the last says so");
         assert_eq!(pieces[1][6] & 0x20, 0x20);
+    }
+
+    #[test]
+    fn a_packet_without_hops_does_not_come_through() {
+        let mut packet = datagram(100, true);
+        assert!(take_hops(&mut packet, 60));
+        assert_eq!((packet[8], checksum(&packet[..20], 0)), (4, 0));
+        assert!(!take_hops(&mut packet, 4));
+        let mut six = [0; 48];
+        (six[0], six[7]) = (0x60, 7);
+        assert!(take_hops(&mut six, 6) && !take_hops(&mut six, 1));
+        assert!(!take_hops(&mut [0x45; 19], 1) && !take_hops(&mut [], 1));
     }
 
     #[test]

@@ -356,12 +356,11 @@ impl Driver {
                     local: packet.source.ip(),
                     remote: packet.destination,
                 };
-                if self
-                    .socket
-                    .send(route, &packet.contents, None)
-                    .await
-                    .is_err()
-                {
+                let sent = match packet.hops {
+                    Some(hops) => self.socket.send_near(route, &packet.contents, hops),
+                    None => self.socket.send(route, &packet.contents, None).await,
+                };
+                if sent.is_err() {
                     self.table.counters.send_errors.add(1);
                 }
             }

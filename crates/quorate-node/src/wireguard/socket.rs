@@ -11,14 +11,22 @@ use super::{
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use quorate_path::Scope;
+use socket2::{MsgHdr, SockRef};
 use std::{
-    io::{self, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
 };
 use tokio::{io::Interest, net::UdpSocket, sync::oneshot};
 
 /// Bytes one received run of datagrams may have.
 const RUN: usize = 65_536;
+
+// Numbers of Linux: `linux/in.h`.
+const IPPROTO_IP: i32 = 0;
+const IP_TTL: i32 = 2;
+const IP_PKTINFO: i32 = 8;
+/// Bytes of `struct cmsghdr`: a length and two numbers.
+const CONTROL_HEADER: usize = size_of::<usize>() + 8;
 
 /// Room for one batch of received runs.
 #[derive(Debug)]
@@ -141,6 +149,22 @@ impl MeshSocket {
         self.io.async_io(Interest::WRITABLE, attempt).await
     }
 
+    /// Sends one datagram over IPv4 that at most `hops` routers pass on. Whatever else goes out at the same time has as
+    /// many as usual: the number belongs to the datagram, not to the socket.
+    pub(super) fn send_near(&self, route: Route, contents: &[u8], hops: u8) -> io::Result<()> {
+        let (IpAddr::V4(local), SocketAddr::V4(_)) = (route.local, route.remote) else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let control = near(local, hops);
+        let destination = self.native(route.remote).into();
+        let contents = [IoSlice::new(contents)];
+        let message = MsgHdr::new()
+            .with_addr(&destination)
+            .with_buffers(&contents)
+            .with_control(&control);
+        SockRef::from(&self.io).sendmsg(&message, 0).map(drop)
+    }
+
     /// A socket of both families wants IPv4 addresses in their IPv6 form.
     fn native(&self, address: SocketAddr) -> SocketAddr {
         match address {
@@ -187,6 +211,24 @@ fn open(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Two control messages of `sendmsg` (ip(7)): the own address, and the hops of this datagram.
+fn near(local: Ipv4Addr, hops: u8) -> Vec<u8> {
+    let mut all = Vec::with_capacity(56);
+    let mut message = |kind: i32, data: &[u8]| {
+        // `struct cmsghdr`: its length with data, level, kind; the next one begins at a whole word.
+        all.extend((CONTROL_HEADER + data.len()).to_ne_bytes());
+        all.extend(IPPROTO_IP.to_ne_bytes());
+        all.extend(kind.to_ne_bytes());
+        all.extend(data);
+        all.resize(all.len().next_multiple_of(size_of::<usize>()), 0);
+    };
+    // `struct in_pktinfo`: interface, own address, an address that counts on arrival only.
+    let own = [[0; 4], local.octets(), [0; 4]].concat();
+    message(IP_PKTINFO, &own);
+    message(IP_TTL, &i32::from(hops).to_ne_bytes());
+    all
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -252,6 +294,32 @@ mod tests {
         let (got, destination, source) = pair(Scope::Lan, Scope::Lan, ip).await;
         assert_eq!(got.len(), 6);
         assert_eq!((destination, source.ip()), (Some(ip), ip));
+    }
+
+    #[tokio::test]
+    async fn the_system_takes_the_hops_and_the_own_address_of_a_datagram() {
+        for scope in [Scope::Local, Scope::Lan] {
+            let sender = MeshSocket::bind(scope, oneshot::channel().0).unwrap();
+            let receiver = MeshSocket::bind(Scope::Local, oneshot::channel().0).unwrap();
+            let route = |local: [u8; 4]| Route {
+                local: local.into(),
+                remote: SocketAddr::from((Ipv4Addr::LOCALHOST, receiver.port())),
+            };
+            let here = route([127, 0, 0, 1]);
+            // What the system refuses it has read.
+            assert!(sender.send_near(here, b"none", 0).is_err());
+            assert!(
+                sender
+                    .send_near(route([192, 0, 2, 1]), b"not ours", 4)
+                    .is_err()
+            );
+            sender.send_near(here, b"near", 4).unwrap();
+            let mut buffer = ReceiveBuffer::default();
+            let mut runs = receiver.receive(&mut buffer).await.unwrap();
+            let run = runs.next().unwrap();
+            assert_eq!(run.datagrams().collect::<Vec<_>>(), [b"near"]);
+            assert_eq!(run.source.port(), sender.port());
+        }
     }
 
     #[tokio::test]

@@ -11,8 +11,8 @@
 //! ```
 //! **Why the start is simultaneous.** Some NATs take a packet that comes in before anything went out for a connection
 //! to themselves, and then send ours from another port. So translated addresses are checked only when both ends know
-//! each other's, and the first packets cross on the way: they start within less than the one-way delay of each other,
-//! as long as signals travel equally long both ways. Host candidates need no such care.
+//! each other's and opened their NATs (see `opener`), and the first packets cross on the way: they start within less
+//! than the one-way delay of each other, as long as signals travel equally long both ways.
 //!
 //! **What is used.** See `choice`: a direct path that answers, else the lane, else nothing. A new round begins when own
 //! addresses change, when a direct path falls silent (the old round's checks go on until the new one has a path), and
@@ -22,7 +22,9 @@
 //! `poll_transmit` and `poll_signal`, then sleeps until `poll_timeout`. Events come before
 //! packets on purpose: a `Source` must be known before the peer hears our answer and sends data.
 
+mod budget;
 mod choice;
+mod opener;
 mod transmit;
 
 pub use transmit::Transmit;
@@ -39,10 +41,12 @@ use crate::{
     },
     signal::Signal,
 };
+use budget::Budget;
 use is::{
     IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol,
     stun::{StunMessage, StunPacket},
 };
+use opener::Openers;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -61,35 +65,6 @@ pub struct AgentConfig {
     pub scope: Scope,
     /// Which paths are allowed.
     pub policy: Policy,
-}
-
-/// A counter that starts again with each window.
-#[derive(Debug)]
-struct Budget {
-    start: Instant,
-    used: u32,
-    window: Duration,
-    limit: u32,
-}
-
-impl Budget {
-    fn new(window: Duration, limit: u32, now: Instant) -> Self {
-        Self {
-            start: now,
-            used: 0,
-            window,
-            limit,
-        }
-    }
-
-    fn spend(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.start) >= self.window {
-            self.start = now;
-            self.used = 0;
-        }
-        self.used = self.used.saturating_add(1);
-        self.used <= self.limit
-    }
 }
 
 /// What the peer told in this round.
@@ -158,6 +133,7 @@ pub struct Agent {
     remote: Option<Remote>,
     remote_count: usize,
     start: Start,
+    openers: Openers,
     /// The peer's last stamp and when it came; the round trip of signals.
     echo: Option<(u64, Instant)>,
     signal_rtt: Option<Duration>,
@@ -217,6 +193,7 @@ impl Agent {
             remote: None,
             remote_count: 0,
             start: Start::Waiting,
+            openers: Openers::default(),
             echo: None,
             signal_rtt: None,
             signal_at: None,
@@ -331,6 +308,7 @@ impl Agent {
                 candidate.priority = added.prio();
             }
         }
+        self.open_ways();
     }
 
     fn owns(&self, address: SocketAddr) -> bool {
@@ -431,6 +409,7 @@ impl Agent {
         if go {
             self.begin(now);
         }
+        self.open_ways();
         self.add_remote();
         if self.is_acknowledged() {
             self.signal_at = None;
@@ -487,6 +466,7 @@ impl Agent {
         self.remote = None;
         self.remote_count = 0;
         self.start = Start::Waiting;
+        self.openers = Openers::default();
         self.halted = false;
         self.retry = None;
         self.retry_pause = RETRY_FIRST;
@@ -671,6 +651,9 @@ impl Agent {
     /// The next STUN message to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         let old = |before: &mut Option<IceAgent>| before.as_mut()?.poll_transmit();
+        if let Some(opener) = self.openers.poll_transmit() {
+            return Some(opener);
+        }
         let transmit = match self.ice.poll_transmit() {
             Some(transmit) => transmit,
             None => old(&mut self.before)?,
@@ -679,6 +662,7 @@ impl Agent {
             source: transmit.source,
             destination: transmit.destination,
             contents: transmit.contents.to_vec(),
+            hops: None,
         })
     }
 

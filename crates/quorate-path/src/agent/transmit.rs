@@ -11,4 +11,6 @@ pub struct Transmit {
     pub destination: SocketAddr,
     /// The bytes of the datagram.
     pub contents: Vec<u8>,
+    /// How many routers may pass it on, if not as many as usual.
+    pub hops: Option<u8>,
 }

@@ -53,6 +53,10 @@ impl Kind {
 
 const ENTRY_LIFE: Duration = Duration::from_secs(30);
 const PORT: u16 = 40_000;
+/// What operating systems give a packet.
+const DEFAULT_HOPS: u8 = 64;
+/// Routers between the last translator of one party and the first one of the other.
+const BACKBONE_HOPS: usize = 6;
 
 /// One translator.
 struct Nat {
@@ -188,6 +192,8 @@ pub struct World {
     parties: [Party; 2],
     way: Duration,
     to_relay: [Duration; 2],
+    /// How much longer the signals of each end take.
+    signals_late: [Duration; 2],
     travelling: BTreeMap<(Instant, u64), Message>,
     count: u64,
     lane: Option<String>,
@@ -258,6 +264,7 @@ impl World {
             parties: [party(0, a), party(1, b)],
             way,
             to_relay: [way; 2],
+            signals_late: [Duration::ZERO; 2],
             travelling: BTreeMap::new(),
             count: 0,
             lane: None,
@@ -276,6 +283,10 @@ impl World {
     pub fn set_delays(&mut self, way: Duration, to_relay: [Duration; 2]) {
         self.way = way;
         self.to_relay = to_relay;
+    }
+
+    pub fn set_signals_late(&mut self, late: [Duration; 2]) {
+        self.signals_late = late;
     }
 
     pub fn set_lane(&mut self, via: Option<&str>) {
@@ -374,7 +385,7 @@ impl World {
     }
 
     /// A packet leaves a party: through its translators at once, then one way.
-    fn send(&mut self, end: usize, to: SocketAddr, bytes: Vec<u8>) {
+    fn send(&mut self, end: usize, to: SocketAddr, bytes: Vec<u8>, hops: u8) {
         self.packets += 1;
         let party = &mut self.parties[end];
         let mut from = party.address;
@@ -383,6 +394,9 @@ impl World {
                 Some(outer) => from = outer,
                 None => return,
             }
+        }
+        if usize::from(hops) <= self.parties[end].nats.len() + BACKBONE_HOPS {
+            return;
         }
         if to.ip() == IpAddr::V4(VICTIM) {
             self.victim += 1;
@@ -462,23 +476,25 @@ impl World {
                 }
             }
             while let Some((server, bytes)) = self.parties[end].gatherer.poll_transmit(self.now) {
-                self.send(end, server, bytes);
+                self.send(end, server, bytes, DEFAULT_HOPS);
             }
             while let Some(packet) = self.parties[end].agent.poll_transmit() {
                 self.checks += 1;
                 let other = &self.parties[1 - end];
                 let outside = other.nats.last().map(|n| IpAddr::from(n.outside));
-                if outside == Some(packet.destination.ip()) {
+                if packet.hops.is_none() && outside == Some(packet.destination.ip()) {
                     self.parties[end].first_punch.get_or_insert(self.now);
                 }
                 // An address that the system does not have any more cannot be sent from.
                 if packet.source == self.parties[end].address {
-                    self.send(end, packet.destination, packet.contents);
+                    let hops = packet.hops.unwrap_or(DEFAULT_HOPS);
+                    self.send(end, packet.destination, packet.contents, hops);
                 }
             }
             while let Some(bytes) = self.parties[end].agent.poll_signal(self.now) {
                 self.signals += 1;
-                let at = self.now + self.to_relay[0] + self.to_relay[1];
+                let late = self.signals_late[end];
+                let at = self.now + self.to_relay[0] + self.to_relay[1] + late;
                 self.post(at, Message::Signal(1 - end, bytes));
             }
             let party = &self.parties[end];
