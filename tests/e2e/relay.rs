@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -30,12 +31,15 @@ fn quorate(home: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// A port that is free for TCP and UDP.
+/// A port that is free for TCP and UDP, and below those that the system gives to others meanwhile.
 fn free_port() -> u16 {
+    static DRAWN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+        let drawn = DRAWN.fetch_add(7, Ordering::Relaxed) + std::process::id();
+        let port = u16::try_from(20_000 + drawn % 12_000).unwrap();
+        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        if is_free {
             return port;
         }
     }

@@ -163,7 +163,10 @@ impl Reader<'_> {
         if !canonical {
             return Err(refuse("a number that is not a plain integer"));
         }
-        let number = word.parse::<i64>().ok().filter(|n| n.abs() < NUMBER_BOUND);
+        let number = word
+            .parse::<i64>()
+            .ok()
+            .filter(|n| n.unsigned_abs() < NUMBER_BOUND.unsigned_abs());
         self.at += length;
         number
             .map(Value::from)
@@ -274,6 +277,10 @@ mod tests {
             r#""\udc00""#,
             r#""\x""#,
             r#""\u00g0""#,
+            "-9223372036854775808",
+            "-9223372036854775807",
+            "9223372036854775807",
+            "9223372036854775808",
             "\"",
             "\"\\",
             "[",

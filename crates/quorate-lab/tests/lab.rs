@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,13 @@ const LAB: &str = env!("CARGO_BIN_EXE_quorate-lab");
 const CANNOT_RUN: i32 = 78;
 /// Somebody without rights: the user `nobody`.
 const NOBODY: &str = "65534";
+
+/// Labs of this file run one after the other, but for those that mean to run beside another.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn lab(words: &[&str]) -> Output {
     let output = Command::new(LAB).args(words).stdin(Stdio::null()).output();
@@ -34,16 +42,19 @@ fn assert_done(output: &Output) {
 
 #[test]
 fn every_pair_of_nats_is_direct_or_relayed_as_the_table_says() {
+    let _alone = alone();
     assert_done(&lab(&["oracle", "--delay-ms", "40", "--runs", "2"]));
 }
 
 #[test]
 fn delays_losses_cuts_routers_and_moves_are_as_asked_for() {
+    let _alone = alone();
     assert_done(&lab(&["measure"]));
 }
 
 #[test]
 fn two_labs_run_side_by_side() {
+    let _alone = alone();
     let start = || {
         Command::new(LAB)
             .args(["oracle", "--delay-ms", "20"])
@@ -57,6 +68,7 @@ fn two_labs_run_side_by_side() {
 
 #[test]
 fn an_ordinary_user_runs_it_or_is_told_what_is_missing() {
+    let _alone = alone();
     let root = fs::metadata("/proc/self")
         .map(|m| std::os::unix::fs::MetadataExt::uid(&m))
         .unwrap()
@@ -104,6 +116,7 @@ fn of_lab(outside: u32) -> Vec<String> {
 
 #[test]
 fn kill_9_leaves_nothing() {
+    let _alone = alone();
     let mounts = || fs::read_to_string("/proc/self/mounts").unwrap();
     let interfaces = || {
         let text = fs::read_to_string("/proc/net/dev").unwrap();
@@ -127,7 +140,7 @@ fn kill_9_leaves_nothing() {
     );
     child.kill().unwrap();
     child.wait().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !of_lab(child.id()).is_empty() {
         assert!(Instant::now() < deadline, "left: {:?}", of_lab(child.id()));
         std::thread::yield_now();

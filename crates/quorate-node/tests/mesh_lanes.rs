@@ -108,7 +108,8 @@ impl Pair {
 
     async fn path(&self, word: &str) {
         let there = async {
-            while self.world.meshes.iter().any(|m| m.links()[0].path != word) {
+            let other = |path: &str| !path.starts_with(word);
+            while self.world.meshes.iter().any(|m| other(&m.links()[0].path)) {
                 sleep(Duration::from_millis(5)).await;
             }
         };
@@ -160,7 +161,7 @@ async fn a_pair_that_may_use_relays_only_tells_no_address_and_uses_nothing_else(
     assert_eq!(link.via.as_deref(), Some("relay.example"));
     // A stream straight to the peer is no relay.
     pair.switch(Some(via(None)));
-    pair.path("down since 0 s").await;
+    pair.path("down since").await;
     drop((near, far, listener));
     pair.world.stop().await;
 }

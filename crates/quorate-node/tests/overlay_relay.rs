@@ -285,6 +285,16 @@ async fn a_lane_over_a_circuit_carries_datagrams_and_names_its_relay() {
     }
 }
 
+/// Waits for a circuit over each: the spare one is there, too.
+async fn both_carry(first: &Relay, second: &Relay) {
+    let ready = async {
+        while first.status().circuits == 0 || second.status().circuits == 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, ready).await.expect("a spare circuit");
+}
+
 #[tokio::test]
 async fn f13_another_relay_carries_within_ten_seconds_when_one_dies() {
     let (first, one) = relay("one").await;
@@ -294,6 +304,7 @@ async fn f13_another_relay_carries_within_ten_seconds_when_one_dies() {
     let (_to_a, mut from_a) = b.overlay.lanes(vec![(1, a.overlay.peer_id())]);
     let via = measured(&to_b, 2).await.expect("over a relay");
     arrives(&to_b, 2, &mut from_a, 1).await;
+    both_carry(&first, &second).await;
     let (dying, left) = if via == "one" {
         (first, "two")
     } else {
@@ -310,14 +321,15 @@ async fn f13_another_relay_carries_within_ten_seconds_when_one_dies() {
 
 #[tokio::test]
 async fn f13_another_relay_carries_within_ten_seconds_when_one_falls_silent() {
-    let (_first, one) = relay("one").await;
-    let (_second, two) = relay("two").await;
+    let (first, one) = relay("one").await;
+    let (second, two) = relay("two").await;
     let (ice_one, ice_two) = (Freezer::before(&one).await, Freezer::before(&two).await);
     let (a, b) = two_over(&[&ice_one.address, &ice_two.address]).await;
     let (to_b, _from_b) = a.overlay.lanes(vec![(2, b.overlay.peer_id())]);
     let (_to_a, mut from_a) = b.overlay.lanes(vec![(1, a.overlay.peer_id())]);
     let via = measured(&to_b, 2).await.expect("over a relay");
     arrives(&to_b, 2, &mut from_a, 1).await;
+    both_carry(&first, &second).await;
     let dying = if via == "one" { &ice_one } else { &ice_two };
     dying.frozen.store(true, Ordering::Relaxed);
     let gap = arrives(&to_b, 2, &mut from_a, 2).await;
@@ -326,14 +338,15 @@ async fn f13_another_relay_carries_within_ten_seconds_when_one_falls_silent() {
 
 #[tokio::test]
 async fn a39_a_relay_that_changes_what_it_carries_is_left_for_another_one() {
-    let (_first, one) = relay("one").await;
-    let (_second, two) = relay("two").await;
+    let (first, one) = relay("one").await;
+    let (second, two) = relay("two").await;
     let (bad_one, bad_two) = (Freezer::before(&one).await, Freezer::before(&two).await);
     let (mut a, b) = two_over(&[&bad_one.address, &bad_two.address]).await;
     let (to_b, _from_b) = a.overlay.lanes(vec![(2, b.overlay.peer_id())]);
     let (_to_a, mut from_a) = b.overlay.lanes(vec![(1, a.overlay.peer_id())]);
     let via = measured(&to_b, 2).await.expect("over a relay");
     arrives(&to_b, 2, &mut from_a, 1).await;
+    both_carry(&first, &second).await;
     let bad = if via == "one" { &bad_one } else { &bad_two };
     bad.garbles.store(true, Ordering::Relaxed);
     let gap = arrives(&to_b, 2, &mut from_a, 2).await;
@@ -464,9 +477,14 @@ async fn a_full_relay_is_said_to_be_and_the_next_one_is_taken() {
 
 #[tokio::test]
 async fn a_relay_that_comes_late_is_found_late() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = port.local_addr().unwrap().port();
-    drop(port);
+    // Below those that the system gives to others meanwhile.
+    let number = |random: [u8; 32]| 20_000 + u16::from_be_bytes([random[0], random[1]]) % 12_000;
+    let at = loop {
+        let port = number(random());
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            break port;
+        }
+    };
     let secret = random();
     let mut seed = secret;
     let peer = Keypair::ed25519_from_bytes(&mut seed[..]).unwrap();

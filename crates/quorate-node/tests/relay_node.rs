@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::poll_fn, pin_mut};
+use futures::{
+    AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _,
+    future::{poll_fn, select_all},
+    pin_mut,
+};
 use libp2p::{
     Multiaddr, Transport as _,
     core::{
@@ -82,6 +86,16 @@ fn refused(relay: &Relay, why: RelayRefusal) -> u64 {
     relay.status().refused[at]
 }
 
+/// Waits for a circuit.
+async fn circuit(relay: &Relay) {
+    let open = async {
+        while relay.status().circuits == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, open).await.expect("a circuit");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_circuit_carries_megabytes_over_tcp_and_over_quic() {
     let (relay, tcp, quic) = relay(unlimited()).await;
@@ -131,10 +145,9 @@ async fn what_is_beyond_the_limits_is_refused_and_counted() {
         ..RelayLimits::default()
     })
     .await;
-    let (slow, second) = tokio::join!(carry(&tcp, MIB), async {
-        while relay.status().circuits == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    // Four seconds, and the second one asks meanwhile.
+    let (slow, second) = tokio::join!(carry(&tcp, 2 * MIB), async {
+        circuit(&relay).await;
         carry(&tcp, 1).await
     });
     slow.expect("the one that has the reservation");
@@ -180,12 +193,27 @@ async fn one_address_gets_no_more_connections_than_configured() {
         ..RelayLimits::default()
     })
     .await;
-    let mut kept = Vec::new();
+    let mut open = Vec::new();
     for _ in 0..6 {
-        kept.extend(connect(&tcp).await);
+        open.extend(connect(&tcp).await);
     }
-    assert_eq!(kept.len(), 3);
-    assert!(refused(&relay, RelayRefusal::Connection) >= 3);
+    // Whoever got through the handshake is closed right afterwards.
+    let refusals = async {
+        while refused(&relay, RelayRefusal::Connection) < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        while open.len() > 3 {
+            let closed = select_all(
+                open.iter_mut()
+                    .map(|m| poll_fn(|cx| m.poll_unpin(cx)).boxed()),
+            );
+            let at = closed.await.1;
+            drop(open.swap_remove(at));
+        }
+    };
+    timeout(SOON, refusals).await.expect("three of six");
+    assert_eq!(open.len(), 3);
+    assert_eq!(refused(&relay, RelayRefusal::Connection), 3);
     relay.stop().await;
 }
 
@@ -221,9 +249,7 @@ async fn a_relay_that_drains_takes_nothing_new_and_lets_circuits_end() {
     })
     .await;
     let (carried, ()) = tokio::join!(carry(&tcp, MIB), async {
-        while relay.status().circuits == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        circuit(&relay).await;
         relay.drain(SOON).await;
         assert_eq!(relay.status().circuits, 0);
     });
@@ -247,11 +273,8 @@ async fn connect(address: &str) -> Option<StreamMuxerBox> {
         port_use: PortUse::New,
     };
     let dial = transport.dial(address, how).expect("a TCP address");
-    let (_, mut muxer) = timeout(SOON, dial).await.expect("soon").ok()?;
-    // A refusal comes right after the handshake.
-    let quiet = Duration::from_millis(300);
-    let closed = poll_fn(|cx| muxer.poll_unpin(cx).map(|_| ()));
-    timeout(quiet, closed).await.is_err().then_some(muxer)
+    let (_, muxer) = timeout(SOON, dial).await.expect("soon").ok()?;
+    Some(muxer)
 }
 
 /// Does `work` while the connection is driven; `None` when the connection ends first.
