@@ -22,6 +22,7 @@
 //! The lab starts relays and parties as processes of the `quorate` binary, one on each host, reads
 //! what they say as JSON, does the faults in their order, and compares the end with `expect`.
 
+mod hidden;
 pub mod play;
 pub mod process;
 pub mod stage;
@@ -265,7 +266,7 @@ pub struct Expect {
     pub agreed: bool,
     /// Pairs of hosts, and how the word for their path begins: `"noord sud" = "direct"`.
     pub paths: BTreeMap<String, String>,
-    /// What must not be seen on any line, besides names, titles and DIDs.
+    /// What must not be seen on any line nor in the memory of a relay, besides the DIDs and the program.
     pub hidden: Vec<String>,
 }
 

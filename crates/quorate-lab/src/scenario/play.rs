@@ -1,7 +1,7 @@
 //! Plays a scenario: starts the parties, does the faults, waits for the end and judges it.
 
 use super::{
-    Action, End, Phase, Scenario,
+    Action, End, Phase, Scenario, hidden,
     process::Process,
     stage::{Stage, Tools},
 };
@@ -18,8 +18,6 @@ use std::{
 
 /// How often processes are looked at.
 const LOOK: Duration = Duration::from_millis(30);
-/// The fewest bytes of a secret that are looked for on the lines: shorter ones occur by chance.
-const MIN_HIDDEN_BYTES: usize = 5;
 
 /// How a scenario ended.
 #[derive(Debug, Default)]
@@ -247,6 +245,8 @@ impl Play<'_> {
                 let wrong = self.disagreements()?;
                 self.verdict.wrong.extend(wrong);
             }
+            let seen = hidden::at_relays(self.scenario, &mut self.stage);
+            self.verdict.wrong.extend(seen);
             fs::write(self.stage.over(), "").during("ending the program")?;
         }
         while !self.all(|p| p.ended().is_some()) && !self.over() {
@@ -421,28 +421,12 @@ impl Play<'_> {
                 wrong.push(format!("the end came {taken:.1} s after the last fault"));
             }
         }
-        wrong.extend(self.seen_on_lines(capture));
+        wrong.extend(hidden::on_lines(self.scenario, &self.stage, capture));
         self.verdict.wrong.extend(wrong);
         let states: Vec<String> = self.stage.parties.iter().map(said).collect();
         for state in &states {
             self.tell(state);
         }
-    }
-
-    /// What ought to be hidden and is in the capture.
-    fn seen_on_lines(&self, capture: &Path) -> Vec<String> {
-        self.stage.lab.emulator().flush();
-        let Ok(bytes) = fs::read(capture) else {
-            return vec!["the capture cannot be read".into()];
-        };
-        let mut needles = self.scenario.expect.hidden.clone();
-        needles.extend(self.stage.parties.iter().map(|p| p.did.clone()));
-        needles.push(self.scenario.session.program.clone());
-        needles.push("did:key".into());
-        needles.retain(|n| n.len() >= MIN_HIDDEN_BYTES);
-        let seen = needles.iter().filter(|n| contains(&bytes, n.as_bytes()));
-        seen.map(|n| format!("`{n}` is readable on the lines"))
-            .collect()
     }
 }
 
@@ -459,20 +443,6 @@ fn pause(name: &str, stdout: &str, most: f64) -> Option<String> {
     let after = stdout.split("longest round ").nth(1)?;
     let seconds: f64 = after.split(' ').next()?.parse().ok()?;
     (most > 0.0 && seconds > most).then(|| format!("{name} stood still for {seconds} s"))
-}
-
-fn contains(bytes: &[u8], needle: &[u8]) -> bool {
-    let Some(first) = needle.first() else {
-        return false;
-    };
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|b| b == first) {
-        if rest[at..].starts_with(needle) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
 }
 
 /// Copies what is left of a scenario to where it stays.

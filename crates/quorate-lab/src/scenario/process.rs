@@ -80,6 +80,11 @@ impl Process {
         self.ended
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether the lab killed it.
     pub fn was_killed(&self) -> bool {
         self.killed
