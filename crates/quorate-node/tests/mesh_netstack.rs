@@ -8,7 +8,12 @@ use quorate_node::netstack::{
         MAX_ORPHANS_PER_PEER, MAX_SOCKETS, MAX_STREAMS_PER_PEER, PACKET_QUEUE, STREAM_BUFFER,
     },
 };
-use std::{io::ErrorKind, net::Ipv6Addr, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::Ipv6Addr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -100,6 +105,34 @@ async fn a_writer_waits_for_a_reader_who_does_not_read() {
             .expect("room again")
             .is_ok()
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_an_outage_a_stream_goes_on_when_its_peer_is_heard_of_again() {
+    static CUT: AtomicBool = AtomicBool::new(false);
+    let wire = joined(|_| !CUT.load(Ordering::Relaxed));
+    let (mut near, mut far) = stream(&wire).await;
+    near.write_all(b"before").await.unwrap();
+    let mut got = [0; 6];
+    far.read_exact(&mut got).await.unwrap();
+    // Sent again after one second and after three, and then after seven.
+    let began = Instant::now();
+    CUT.store(true, Ordering::Relaxed);
+    near.write_all(b"during").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    CUT.store(false, Ordering::Relaxed);
+    wire.stacks[1].injector().remind(0);
+    timeout(PATIENCE, far.read_exact(&mut got))
+        .await
+        .expect("sent again")
+        .unwrap();
+    assert_eq!(&got, b"during");
+    assert!(began.elapsed() < Duration::from_secs(6), "TCP's own timer");
+    // The stream is none the worse for it.
+    wire.stacks[0].injector().remind(1);
+    far.write_all(b"answer").await.unwrap();
+    near.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"answer");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -336,6 +336,57 @@ async fn f13_another_relay_carries_within_ten_seconds_when_one_falls_silent() {
     assert!(gap < Duration::from_secs(10), "{gap:?}");
 }
 
+/// Lets the networks of some of two parties change, the one with the lower `PeerId` first in the list.
+async fn is_back_after_a_change(of: [bool; 2]) {
+    let (_relay, address) = relay("north").await;
+    let ways = [
+        Freezer::before(&address).await,
+        Freezer::before(&address).await,
+    ];
+    let mut ends = Vec::new();
+    for way in ways {
+        let mut node = Start::over(&[&way.address]).go().await;
+        node.reserved(1).await;
+        ends.push((node.overlay.peer_id().parse::<PeerId>().unwrap(), node, way));
+    }
+    ends.sort_by_key(|(peer, ..)| *peer);
+    let (_, b, to_b_way) = ends.pop().unwrap();
+    let (_, mut a, to_a_way) = ends.pop().unwrap();
+    a.overlay.dial(b.circuits()[0].clone());
+    a.up().await;
+    let (to_b, mut from_b) = a.overlay.lanes(vec![(2, b.overlay.peer_id())]);
+    let (to_a, mut from_a) = b.overlay.lanes(vec![(1, a.overlay.peer_id())]);
+    arrives(&to_b, 2, &mut from_a, 1).await;
+    arrives(&to_a, 1, &mut from_b, 1).await;
+    for (way, changes) in [to_a_way, to_b_way].iter().zip(of) {
+        if changes {
+            way.change_network();
+        }
+    }
+    let gap = arrives(&to_b, 2, &mut from_a, 2).await;
+    assert!(gap < Duration::from_secs(10), "{gap:?}");
+    arrives(&to_a, 1, &mut from_b, 2).await;
+    // Signals of the path agents go over the session's link.
+    while !a.overlay.send(a.last_link, b"still there".to_vec()) {
+        a.up().await;
+    }
+}
+
+#[tokio::test]
+async fn f20_the_party_that_dials_is_back_over_the_relay_when_its_network_changed() {
+    is_back_after_a_change([true, false]).await;
+}
+
+#[tokio::test]
+async fn f20_the_party_that_is_dialled_is_back_over_the_relay_when_its_network_changed() {
+    is_back_after_a_change([false, true]).await;
+}
+
+#[tokio::test]
+async fn f20_two_parties_are_back_over_the_relay_when_both_networks_changed() {
+    is_back_after_a_change([true, true]).await;
+}
+
 #[tokio::test]
 async fn a39_a_relay_that_changes_what_it_carries_is_left_for_another_one() {
     let (first, one) = relay("one").await;
@@ -517,6 +568,8 @@ struct Freezer {
     address: String,
     frozen: Arc<AtomicBool>,
     garbles: Arc<AtomicBool>,
+    /// Connections from before the last change of the network pass nothing on.
+    changes: Arc<AtomicUsize>,
 }
 
 impl Freezer {
@@ -526,14 +579,18 @@ impl Freezer {
         let own = listener.local_addr().unwrap().port();
         let frozen = Arc::new(AtomicBool::new(false));
         let garbles = Arc::new(AtomicBool::new(false));
+        let changes = Arc::new(AtomicUsize::new(0));
         let flags = [Arc::clone(&frozen), Arc::clone(&garbles)];
+        let of = Arc::clone(&changes);
         tokio::spawn(async move {
             while let Ok((inner, _)) = listener.accept().await {
+                let since = (of.load(Ordering::Relaxed), Arc::clone(&of));
                 let outer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 let (inner_read, inner_write) = inner.into_split();
                 let (outer_read, outer_write) = outer.into_split();
-                tokio::spawn(pass(inner_read, outer_write, flags.clone()));
-                tokio::spawn(pass(outer_read, inner_write, flags.clone()));
+                let (flags, since) = (flags.clone(), since.clone());
+                tokio::spawn(pass(inner_read, outer_write, flags.clone(), since.clone()));
+                tokio::spawn(pass(outer_read, inner_write, flags, since));
             }
         });
         let address = relay.replacen(&format!("/tcp/{port}/"), &format!("/tcp/{own}/"), 1);
@@ -541,7 +598,13 @@ impl Freezer {
             address,
             frozen,
             garbles,
+            changes,
         }
+    }
+
+    /// What is connected is dead from now on, and neither end is told.
+    fn change_network(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -549,10 +612,11 @@ async fn pass(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     [frozen, garbles]: [Arc<AtomicBool>; 2],
+    (since, changes): (usize, Arc<AtomicUsize>),
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        while frozen.load(Ordering::Relaxed) {
+        while frozen.load(Ordering::Relaxed) || changes.load(Ordering::Relaxed) > since {
             sleep(Duration::from_millis(50)).await;
         }
         if garbles.load(Ordering::Relaxed) {

@@ -235,6 +235,58 @@ fn f20_a_changed_address_costs_a_few_seconds() {
 }
 
 #[test]
+fn f20_a_public_address_that_changes_takes_the_lane_along_and_both_come_back() {
+    for (a, b) in [
+        (Kind::Port, Kind::Port),
+        (Kind::Port, Kind::NoInput),
+        (Kind::FullCone, Kind::Addr),
+        (Kind::Open, Kind::Port),
+    ] {
+        for who in [vec![1], vec![0, 1]] {
+            let mut world = World::new(a, b);
+            world.run(20 * SECOND);
+            let before = [0, 1].map(|end| world.paths(end).len());
+            for end in &who {
+                world.readdress(*end);
+            }
+            // The relay was reached from that address too: until the overlay has noticed, no signal arrives, and what the
+            // lane says of itself is old.
+            world.mute = true;
+            world.run(4 * SECOND);
+            world.set_lane(None);
+            world.run(5 * SECOND);
+            world.mute = false;
+            world.set_lane(Some("relay"));
+            world.run(SECOND);
+            for (end, before) in before.into_iter().enumerate() {
+                assert!(world.path(end).is_up(), "{a:?} {b:?} {who:?}");
+                // A path whose checks are not answered is not taken for another one.
+                let since = &world.paths(end)[before..];
+                let wrong = since.iter().find(|(path, reason)| {
+                    matches!(
+                        path,
+                        Path::Direct {
+                            how: How::Plain,
+                            ..
+                        }
+                    ) && a != Kind::Open
+                        && matches!(reason, Reason::Reachable(_))
+                });
+                assert_eq!(wrong, None, "{a:?} {b:?} {who:?}");
+            }
+            world.run(50 * SECOND);
+            for end in 0..2 {
+                let path = world.path(end);
+                assert!(
+                    matches!(path, Path::Direct { .. }),
+                    "{a:?} {b:?} {who:?}: {path:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_lane_that_is_lost_and_found_moves_the_path() {
     let mut world = World::new(Kind::Sym, Kind::Sym);
     world.run(10 * SECOND);

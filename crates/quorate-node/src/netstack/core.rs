@@ -27,6 +27,10 @@ const IPV6_HEADER: usize = 40;
 const TCP: u8 = 6;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
+const TCP_HEADER: u8 = 20;
+/// Acknowledgements of the same that make a TCP send what follows at once (RFC 5681, section 3.2), after a first one that
+/// may tell another window than before and does not count then.
+const DUPLICATES: usize = 4;
 
 /// One listening port.
 struct Port {
@@ -125,6 +129,7 @@ impl Core {
             let mut device = Single {
                 packet: Some(packet),
                 out: &mut self.out,
+                answers: 1,
             };
             self.interface
                 .poll_ingress_single(now, &mut device, &mut self.sockets);
@@ -137,6 +142,45 @@ impl Core {
         self.serve_ports();
         self.save_finished();
         self.bury();
+    }
+
+    /// Acknowledges to a peer that was out of reach what arrived of each of its streams, as often as makes its TCP send
+    /// the rest at once.
+    ///
+    /// Only the socket knows the numbers. It acknowledges when a segment comes that no end of the stream can have sent: one
+    /// that begins a connection and answers what was never said. Such a segment changes nothing (RFC 9293, section
+    /// 3.10.7.4). Of two numbers that are half of all apart, one is ahead of what was sent.
+    pub(super) fn remind(&mut self, peer: u16) {
+        let now = self.now();
+        let streams = self
+            .streams
+            .iter()
+            .map(|(handle, entry)| (*handle, entry.peer));
+        let of_peer = streams.filter(|(_, of)| *of == peer);
+        let handles: Vec<SocketHandle> = of_peer.map(|(handle, _)| handle).collect();
+        for handle in handles {
+            let socket = self.sockets.get::<Socket<'_>>(handle);
+            let (Some(local), Some(remote)) = (socket.local_endpoint(), socket.remote_endpoint())
+            else {
+                continue;
+            };
+            if !matches!(
+                socket.state(),
+                State::Established | State::CloseWait | State::FinWait1 | State::FinWait2
+            ) {
+                continue;
+            }
+            for number in [0, 1 << 31] {
+                let segment = impossible(remote, local, number);
+                let mut device = Single {
+                    packet: Some(&segment),
+                    out: &mut self.out,
+                    answers: DUPLICATES,
+                };
+                self.interface
+                    .poll_ingress_single(now, &mut device, &mut self.sockets);
+            }
+        }
     }
 
     /// Only packets between a peer's address and our own pass. WireGuard has already bound the
@@ -479,6 +523,21 @@ fn is_done(socket: &Socket<'_>) -> bool {
 fn remote_peer(socket: &Socket<'_>, peers: &HashMap<Ipv6Addr, u16>) -> Option<u16> {
     let IpAddress::Ipv6(address) = socket.remote_endpoint()?.addr;
     peers.get(&address).copied()
+}
+
+/// A segment that belongs to an established stream by its addresses and ports, and by nothing else.
+fn impossible(from: IpEndpoint, to: IpEndpoint, number: u32) -> Vec<u8> {
+    let (IpAddress::Ipv6(source), IpAddress::Ipv6(destination)) = (from.addr, to.addr);
+    let mut packet = Vec::with_capacity(IPV6_HEADER + usize::from(TCP_HEADER));
+    packet.extend_from_slice(&[0x60, 0, 0, 0, 0, TCP_HEADER, TCP, 64]);
+    packet.extend_from_slice(&source.octets());
+    packet.extend_from_slice(&destination.octets());
+    packet.extend_from_slice(&from.port.to_be_bytes());
+    packet.extend_from_slice(&to.port.to_be_bytes());
+    packet.extend_from_slice(&0_u32.to_be_bytes());
+    packet.extend_from_slice(&number.to_be_bytes());
+    packet.extend_from_slice(&[TCP_HEADER << 2, SYN | ACK, 0, 0, 0, 0, 0, 0]);
+    packet
 }
 
 fn is_syn(packet: &[u8]) -> bool {

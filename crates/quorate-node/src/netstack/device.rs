@@ -35,7 +35,10 @@ impl Outbound {
             self.blocked = true;
             return None;
         }
-        Some(Outgoing(&self.queue))
+        Some(Outgoing {
+            queue: &self.queue,
+            copies: 1,
+        })
     }
 
     fn describe(&self) -> DeviceCapabilities {
@@ -107,6 +110,8 @@ impl<F: AsRef<[u8]>> Packets for Ingress<'_, F> {
 pub(super) struct Single<'a> {
     pub(super) packet: Option<&'a [u8]>,
     pub(super) out: &'a mut Outbound,
+    /// How often the answer to it is sent.
+    pub(super) answers: usize,
 }
 
 impl Device for Single<'_> {
@@ -122,7 +127,10 @@ impl Device for Single<'_> {
     fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
         let packet = self.packet.take()?;
         // A full queue costs the answer to this packet, not the packet: TCP asks again.
-        let out = Outgoing(&self.out.queue);
+        let out = Outgoing {
+            queue: &self.out.queue,
+            copies: self.answers,
+        };
         Some((Incoming(packet), out))
     }
 
@@ -145,7 +153,10 @@ impl RxToken for Incoming<'_> {
 }
 
 /// Room for one packet from the stack.
-pub(super) struct Outgoing<'a>(&'a mpsc::Sender<BytesMut>);
+pub(super) struct Outgoing<'a> {
+    queue: &'a mpsc::Sender<BytesMut>,
+    copies: usize,
+}
 
 impl TxToken for Outgoing<'_> {
     fn consume<R, C: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: C) -> R {
@@ -153,8 +164,11 @@ impl TxToken for Outgoing<'_> {
         let mut packet = BytesMut::zeroed(length.next_multiple_of(16));
         packet.truncate(length);
         let result = fill(&mut packet);
+        for _ in 1..self.copies {
+            let _ = self.queue.try_send(packet.clone());
+        }
         // Full only for the answer to an incoming packet (see `Single`), closed only at the end.
-        let _ = self.0.try_send(packet);
+        let _ = self.queue.try_send(packet);
         result
     }
 }

@@ -15,7 +15,9 @@
 //!
 //! **Outages.** TCP's own timeout is off for established streams: a frozen process or a lost path
 //! may last until the session layer calls it a leave. A peer that never answers a SYN ends after
-//! [`limits::CONNECT_TIMEOUT`].
+//! [`limits::CONNECT_TIMEOUT`]. TCP waits twice as long after each loss, so that a stream would stand still for as long again
+//! as the outage was. When a peer is heard of again, [`Injector::remind`] says a few times what arrived of its streams, to
+//! which its TCP answers at once with what is missing.
 //!
 //! **Security.** Requires that the packets handed in were decrypted and that their source address
 //! belongs to the key they came from (WireGuard with /128 allowed addresses). Provides streams
@@ -25,7 +27,7 @@
 //! streams, with those that were dropped and are not over yet; more are reset. No peer can fill
 //! [`limits::MAX_SOCKETS`] alone: a stream that is refused is reset at once.
 //!
-//! Source: RFC 9293 (TCP), RFC 9438 (CUBIC), as implemented by smoltcp.
+//! Source: RFC 9293 (TCP), RFC 5681 (fast retransmit), RFC 9438 (CUBIC), as implemented by smoltcp.
 
 mod core;
 mod device;
@@ -189,6 +191,13 @@ impl Injector {
         if core.task_is_late() {
             self.0.kick.notify_one();
         }
+    }
+}
+
+impl Injector {
+    /// A peer was out of reach and is heard of again: lets it send what is missing of its streams.
+    pub fn remind(&self, peer: u16) {
+        self.0.lock().remind(peer);
     }
 }
 

@@ -6,8 +6,10 @@
 //!                                        └─closed─► waiting (from BACKOFF_FIRST when there was a link)
 //! ```
 //! A *target* is a hint (kept for ever, it may come alive late) or a peer with learnt addresses
-//! (forgotten after [`MAX_FAILURES`] failures in a row). TCP and QUIC addresses and circuits of a target
-//! are dialled one after the other, [`STAGGER`] apart, and only as long as there is no connection.
+//! (forgotten after [`MAX_FAILURES`] failures in a row). QUIC and TCP addresses and circuits of a target
+//! are dialled one after the other, [`STAGGER`] apart, and only as long as there is no connection. QUIC comes first: it finds
+//! out what size of packet a network lets through, where TCP may stall for ever on a line that swallows long ones. A way on
+//! which a connection fell silent comes last for [`SHUNNED_FOR`].
 //! While there is one over a relay only, direct addresses are still tried.
 //!
 //! No I/O and no clock in here; `now` comes last.
@@ -37,6 +39,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(15);
 const STAGGER: Duration = Duration::from_millis(300);
 /// A learnt peer is forgotten after so many failures in a row.
 const MAX_FAILURES: u32 = 8;
+/// How long a way to a peer on which a connection fell silent comes last.
+const SHUNNED_FOR: Duration = Duration::from_mins(2);
 
 /// Small random differences in waiting times, so that parties do not move in step. Not secret.
 pub(super) struct Jitter(u64);
@@ -96,6 +100,8 @@ struct Target {
     pending: bool,
     /// A hint that leads to ourselves, or whose peer was refused.
     dead: bool,
+    /// The way on which a connection fell silent, and until when it comes last.
+    shunned: Option<(Way, Instant)>,
 }
 
 impl Target {
@@ -108,6 +114,7 @@ impl Target {
             tried: Vec::new(),
             pending: false,
             dead: false,
+            shunned: None,
         }
     }
 
@@ -118,12 +125,17 @@ impl Target {
     /// The way that comes next in this round.
     fn next_way(&self, reached: Reached) -> Option<Way> {
         let ways: &[Way] = match reached {
-            Reached::Not => &[Way::Tcp, Way::Quic, Way::Circuit],
-            Reached::OverRelay => &[Way::Tcp, Way::Quic],
+            Reached::Not => &[Way::Quic, Way::Tcp, Way::Circuit],
+            Reached::OverRelay => &[Way::Quic, Way::Tcp],
             Reached::Directly => &[],
         };
-        let mut left = ways.iter().filter(|way| !self.tried.contains(way));
-        left.find(|way| self.has(**way)).copied()
+        let ways = ways.iter().copied();
+        let mut left = ways.filter(|way| self.has(*way) && !self.tried.contains(way));
+        let first = left.next()?;
+        match self.shunned {
+            Some((shunned, _)) if shunned == first => Some(left.next().unwrap_or(first)),
+            _ => Some(first),
+        }
     }
 
     fn back_off(&mut self, jitter: &mut Jitter, now: Instant) {
@@ -284,6 +296,9 @@ impl Dialing {
             .idle()
             .find(|(_, t)| t.due <= now)
             .map(|(key, _)| key)?;
+        if let Some(target) = self.target(key) {
+            target.shunned = target.shunned.filter(|(_, until)| *until > now);
+        }
         let target = self.look(key)?;
         let reached = self.reached_by(target);
         let way = target.next_way(reached)?;
@@ -394,6 +409,13 @@ impl Dialing {
             .is_some_and(|t| t.failures >= MAX_FAILURES)
         {
             self.peers.remove(&peer);
+        }
+    }
+
+    /// A connection with `peer` on this way fell silent.
+    pub fn shun(&mut self, peer: PeerId, way: Way, now: Instant) {
+        for target in self.leading_to(peer).1 {
+            target.shunned = Some((way, now + SHUNNED_FOR));
         }
     }
 
@@ -554,6 +576,30 @@ mod tests {
         );
         table.failed(id(2), Failure::Other, now + STAGGER);
         assert!(table.poll_attempt(now + LONG).is_some());
+    }
+
+    #[test]
+    fn a_way_on_which_a_connection_fell_silent_comes_last_for_a_while() {
+        let now = Instant::now();
+        let peer = PeerId::random();
+        let mut table = Dialing::new(7);
+        let both = [
+            endpoint("/ip4/127.0.0.1/tcp/9"),
+            endpoint("/ip4/127.0.0.1/udp/9/quic-v1"),
+        ];
+        table.learn(peer, both, Duration::ZERO, now);
+        let way = |table: &mut Dialing, at| table.poll_attempt(at).expect("due").way;
+        assert_eq!(way(&mut table, now), Way::Quic);
+        table.shun(peer, Way::Quic, now);
+        assert_eq!(way(&mut table, now), Way::Tcp);
+        let first = table.poll_attempt(now).expect("due");
+        table.started(&first, id(1), now);
+        assert_eq!(way(&mut table, now + STAGGER), Way::Quic, "but it is tried");
+        table.failed(id(1), Failure::Other, now);
+        let second = table.poll_attempt(now + STAGGER).expect("due");
+        table.started(&second, id(2), now);
+        table.failed(id(2), Failure::Other, now);
+        assert_eq!(way(&mut table, now + SHUNNED_FOR), Way::Quic);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod lanes;
 mod link;
 mod multiplex;
 mod network;
+mod pulse;
 mod relay_node;
 pub mod relay_probe;
 mod relays;

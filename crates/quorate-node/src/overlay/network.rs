@@ -2,7 +2,7 @@
 //!
 //! TCP with noise and yamux, QUIC with TLS 1.3; circuits over relays with noise and yamux inside, so that a relay
 //! carries ciphertext between the same authenticated `PeerId`s. Identify says our protocols and nothing else:
-//! no agent name, no listen addresses, and what peers say about theirs is not kept. Ping finds
+//! no agent name, no listen addresses, and what peers say about theirs is not kept. Pulses find
 //! dead connections. mDNS runs under [`Scope::Lan`] only.
 
 use std::{io, net::IpAddr, time::Duration};
@@ -12,7 +12,7 @@ use libp2p::{
     connection_limits::ConnectionLimits,
     identify,
     identity::{Keypair, PublicKey},
-    mdns, noise, ping, relay,
+    mdns, noise, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp,
 };
@@ -25,7 +25,7 @@ use super::{
     address::{Endpoint, Transport},
     admission, announce, lanes,
     multiplex::{MAX_STREAMS_DIALLED, Multiplexing},
-    stream,
+    pulse, stream,
 };
 
 /// Established connections opened by others.
@@ -44,11 +44,6 @@ pub const MAX_PENDING_OUTGOING: u32 = 64;
 const MAX_NEGOTIATING_STREAMS: usize = 8;
 /// A handshake must be complete within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time between two pings of one connection.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// A ping must be answered within this time. libp2p forgives the first failure and gives a new
-/// ping stream ten seconds, so a dead connection is noticed after 25 s at the latest.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two identify exchanges; nothing in them changes.
 const IDENTIFY_INTERVAL: Duration = Duration::from_hours(1);
 /// mDNS asks again after this time.
@@ -69,7 +64,7 @@ pub(super) struct Node {
     pub announce: announce::Behaviour,
     relay: relay::client::Behaviour,
     identify: identify::Behaviour,
-    ping: ping::Behaviour,
+    pulse: pulse::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
@@ -95,9 +90,6 @@ impl Network {
         let keypair = Keypair::ed25519_from_bytes(seed.as_mut_slice()).map_err(setup)?;
         let public = keypair.public();
         let (mdns, without_mdns) = multicast_dns(&public, scope);
-        let ping = ping::Config::new()
-            .with_interval(PING_INTERVAL)
-            .with_timeout(PING_TIMEOUT);
         let of = public.clone();
         let node = move |relay| Node {
             limits: connection_limits::Behaviour::new(limits()),
@@ -107,7 +99,7 @@ impl Network {
             announce: announce::Behaviour::asking(),
             relay,
             identify: identify::Behaviour::new(identify_config(of)),
-            ping: ping::Behaviour::new(ping),
+            pulse: pulse::Behaviour::default(),
             mdns: mdns.into(),
         };
         let (alive, gone) = mpsc::channel(1);

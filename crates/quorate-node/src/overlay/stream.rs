@@ -270,6 +270,13 @@ impl Behaviour {
         }
     }
 
+    /// The address at the other end of a connection, as far as it is known.
+    pub fn address(&self, peer: &PeerId, connection: ConnectionId) -> Option<&Multiaddr> {
+        let all = &self.peers.get(peer)?.connections;
+        let on = all.iter().find(|c| c.id == connection)?;
+        Some(&on.address)
+    }
+
     /// Whether this connection may serve as one with a relay.
     fn may_serve(&self, peer: &PeerId, id: ConnectionId) -> bool {
         let all = self.peers.get(peer).map(|state| &state.connections);

@@ -408,7 +408,7 @@ impl Driver {
             self.gatherer.refresh(Instant::now());
         }
         if let Some(peer) = self.peers.get_mut(&index) {
-            peer.round_trip.path_changed();
+            peer.round_trip.path_changed(Instant::now());
         }
         tracing::debug!(index, %path, %reason, "path");
         self.table.report_path(index, path.clone(), reason);

@@ -14,6 +14,8 @@
 //! several peers claim one address, which takes a forger among them, each of their tunnels is
 //! asked: the keys decide whose the datagram is. A datagram that came over a lane has no address: the
 //! overlay knows whose it is, and the keys decide again.
+//!
+//! The first packet of a peer after an outage lets the stack remind it of what is missing, see `netstack`.
 
 use super::{
     MeshConfig, MeshPeer,
@@ -45,6 +47,9 @@ use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
+
+/// A peer that was not heard of for this long was out of reach: probes and pings come every two seconds.
+const OUTAGE: Duration = Duration::from_millis(2500);
 
 /// The public half of a WireGuard key.
 pub(super) fn public_key(secret: &[u8; 32]) -> [u8; 32] {
@@ -100,6 +105,8 @@ struct Tunnel {
     address: Ipv6Addr,
     /// This end starts handshakes; the other end never does.
     initiator: bool,
+    /// When the peer was heard of the last time.
+    heard: Instant,
 }
 
 /// The queues of the packet task.
@@ -145,12 +152,14 @@ impl Engine {
             let initiator = config.me < peer.index;
             let tunn = tunnel(&secret, peer, initiator, &indices, &limiter);
             let address = peer.address;
+            let heard = Instant::now();
             (
                 peer.index,
                 Tunnel {
                     tunn,
                     address,
                     initiator,
+                    heard,
                 },
             )
         });
@@ -348,6 +357,13 @@ impl Engine {
             self.table.counters.spoofed.add(1);
             return;
         };
+        if let Some(tunnel) = self.tunnels.get_mut(&index) {
+            let now = Instant::now();
+            let before = std::mem::replace(&mut tunnel.heard, now);
+            if now.saturating_duration_since(before) >= OUTAGE {
+                self.stack.remind(index);
+            }
+        }
         let probe = probe::parse(&packet);
         if probe.is_some() || !self.table.is_up(index) {
             self.note(Note::Heard { index, probe });

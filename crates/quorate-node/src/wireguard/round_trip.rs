@@ -82,10 +82,12 @@ impl RoundTrip {
         }
     }
 
-    /// What was measured on another path says nothing about this one.
-    pub(super) fn path_changed(&mut self) {
+    /// What was measured on another path says nothing about this one. The next question is due at once: the answer shows
+    /// that the path carries, and tells the streams inside to go on.
+    pub(super) fn path_changed(&mut self, now: Instant) {
         self.smooth = None;
         self.asked = None;
+        self.next = now;
         if let Some((_, since)) = &mut self.shown {
             *since = None;
         }
@@ -124,7 +126,7 @@ mod tests {
             assert_eq!(lower.shown(), Some(40 * MS));
             assert_eq!(higher.shown(), lower.shown());
         }
-        lower.path_changed();
+        lower.path_changed(now);
         measure(&mut lower, &mut higher, &mut now, 90 * MS);
         assert_eq!(lower.shown(), Some(90 * MS));
         measure(&mut lower, &mut higher, &mut now, 90 * MS);

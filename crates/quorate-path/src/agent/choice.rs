@@ -36,19 +36,26 @@ impl Agent {
         if !old {
             self.before = None;
         }
-        self.failed = false;
-        self.halted = false;
-        self.retry = None;
-        self.next_round = None;
-        self.next_pause = ROUND_FIRST;
-        self.tries = 0;
+        // The checks fall back on another pair when the one in use is given up: its answers may be as old. Only what these
+        // checks found first is known to answer.
+        let before = self.direct.as_ref().filter(|d| d.old == old);
+        let alive = before.map_or(now, |d| d.alive);
+        let known = before.filter(|d| d.old).and_then(|d| d.known);
+        if alive == now {
+            self.failed = false;
+            self.halted = false;
+            self.retry = None;
+            self.next_round = None;
+            self.next_pause = ROUND_FIRST;
+            self.tries = 0;
+        }
         self.direct = Some(Direct {
             local,
             remote,
             old,
             answers: self.answers(old).unwrap_or(0),
-            alive: now,
-            known: None,
+            alive,
+            known,
         });
     }
 

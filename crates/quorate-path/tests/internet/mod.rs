@@ -203,6 +203,8 @@ pub struct World {
     pub victim: usize,
     /// Percent.
     pub loss: u64,
+    /// Whether signals get lost.
+    pub mute: bool,
     dice: u64,
     outage: Duration,
 }
@@ -273,6 +275,7 @@ impl World {
             checks: 0,
             victim: 0,
             loss: 0,
+            mute: false,
             dice: 42,
             outage: Duration::ZERO,
         };
@@ -327,10 +330,19 @@ impl World {
         self.outage
     }
 
-    /// The translators forget, and get another public address.
+    /// The translators forget.
     pub fn reboot(&mut self, end: usize) {
         for nat in &mut self.parties[end].nats {
             nat.reboot();
+        }
+    }
+
+    /// The outermost translator gets another public address and forgets everything, which nobody is told.
+    pub fn readdress(&mut self, end: usize) {
+        self.reboot(end);
+        if let Some(nat) = self.parties[end].nats.last_mut() {
+            let [a, b, c, d] = nat.outside.octets();
+            nat.outside = Ipv4Addr::new(a, b, c, d + 1);
         }
     }
 
@@ -493,6 +505,9 @@ impl World {
             }
             while let Some(bytes) = self.parties[end].agent.poll_signal(self.now) {
                 self.signals += 1;
+                if self.mute {
+                    continue;
+                }
                 let late = self.signals_late[end];
                 let at = self.now + self.to_relay[0] + self.to_relay[1] + late;
                 self.post(at, Message::Signal(1 - end, bytes));

@@ -36,6 +36,7 @@ struct Current {
 
 struct Open {
     peer: PeerId,
+    index: u16,
     connection: ConnectionId,
     relay: Option<PeerId>,
     /// Dropped to end the lane.
@@ -49,6 +50,21 @@ impl Lanes {
             Some(ended) => ended,
             None => std::future::pending().await,
         }
+    }
+
+    /// How long ago something came over a lane on this connection, or over this relay; `None` without such a lane.
+    pub fn silence(
+        &self,
+        peer: &PeerId,
+        connection: ConnectionId,
+        now: Instant,
+    ) -> Option<Duration> {
+        let shared = &self.current.as_ref()?.shared;
+        let there = |o: &&(&u64, &Open)| o.1.connection == connection || o.1.relay == Some(*peer);
+        let lanes = self.open.iter();
+        let lanes = lanes.filter(|o| there(&o));
+        let heard = lanes.filter_map(|(id, open)| shared.heard(open.index, *id));
+        heard.map(|at| now.saturating_duration_since(at)).min()
     }
 
     /// Ends all lanes, without waiting for them.
@@ -119,6 +135,7 @@ impl Driver {
             .spawn(async move { (id, carrier.run().await) });
         let open = Open {
             peer,
+            index,
             connection,
             relay,
             cut: Some(cutter),
@@ -148,7 +165,7 @@ impl Driver {
             }
             End::Silent => {
                 node.lanes.ended(open.peer, open.connection, now);
-                self.drop_connection(open.connection);
+                self.give_up(open.peer, open.connection, now);
                 if let Some(relay) = open.relay {
                     self.on_silent_circuit(open.peer, relay, now);
                 }

@@ -20,6 +20,12 @@ use super::{
     Driver, Link, shown,
 };
 
+/// A connection with a relay that does not answer for this long is closed, unless a lane over it is heard of: a party is
+/// given up after 13 s of silence, and within them another connection, a reservation and circuits have to follow.
+const RELAY_SILENCE: Duration = Duration::from_secs(5);
+/// The same for other connections. A slow line may have a megabyte on its way before the answer.
+const SILENCE: Duration = Duration::from_secs(12);
+
 impl Driver {
     pub(super) fn on_opened(
         &mut self,
@@ -93,6 +99,37 @@ impl Driver {
     pub(super) fn drop_connection(&mut self, connection: ConnectionId) {
         self.swarm.close_connection(connection);
         self.cut(connection);
+    }
+
+    /// A question on this connection has not been answered for this long.
+    pub(super) fn on_silent(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        lasts: Duration,
+        now: Instant,
+    ) {
+        let most = if self.relaying.table.is_known(&peer) {
+            RELAY_SILENCE
+        } else {
+            SILENCE
+        };
+        let heard = |lanes: &super::lanes::Lanes| lanes.silence(&peer, connection, now);
+        if lasts < most || heard(&self.lanes).is_some_and(|lane| lane < most) {
+            return;
+        }
+        tracing::debug!(%peer, ?lasts, "a connection is silent");
+        self.give_up(peer, connection, now);
+    }
+
+    /// Closes a connection that leads nowhere any more; its way is tried last for a while.
+    pub(super) fn give_up(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
+        let address = self.swarm.behaviour().session.address(&peer, connection);
+        let way = address.and_then(|address| Endpoint::of(address).ok());
+        if let Some(way) = way.map(|endpoint| endpoint.way()) {
+            self.dialing.shun(peer, way, now);
+        }
+        self.drop_connection(connection);
     }
 
     pub(super) fn cut(&mut self, connection: ConnectionId) {

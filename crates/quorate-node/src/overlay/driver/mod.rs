@@ -24,7 +24,7 @@ use futures::StreamExt as _;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm,
     core::transport::ListenerId,
-    identify, mdns, ping,
+    identify, mdns,
     swarm::{
         ConnectionId, DialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -43,6 +43,7 @@ use super::{
     dialing::{Attempt, Dialing, Failure, MAX_HINTS},
     link::{CLOSE_GRACE, End, Links},
     network::{Network, Node, NodeEvent, listen_addresses},
+    pulse::Sign,
     stream,
 };
 
@@ -463,24 +464,10 @@ impl Driver {
             NodeEvent::Lanes(event) => self.on_lane(event),
             NodeEvent::Relay(event) => self.on_relay_event(&event),
             NodeEvent::Announce(told) => self.on_announcement(told),
-            NodeEvent::Ping(ping::Event {
-                peer,
-                result: Ok(rtt),
-                ..
-            }) => self.on_relay_rtt(&peer, rtt),
-            // A peer without ping tells nothing about the connection.
-            NodeEvent::Ping(ping::Event {
-                result: Err(ping::Failure::Unsupported),
-                ..
-            }) => {}
-            NodeEvent::Ping(ping::Event {
-                connection,
-                result: Err(error),
-                ..
-            }) => {
-                tracing::debug!(%error, "a connection is dead");
-                self.drop_connection(connection);
-            }
+            NodeEvent::Pulse(pulse) => match pulse.sign {
+                Sign::Answered(rtt) => self.on_relay_rtt(&pulse.peer, rtt),
+                Sign::Silent(lasts) => self.on_silent(pulse.peer, pulse.connection, lasts, now),
+            },
             NodeEvent::Identify(identify::Event::Received {
                 peer_id,
                 connection_id,

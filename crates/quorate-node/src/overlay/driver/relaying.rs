@@ -6,7 +6,8 @@
 //!                      └─► announcement, pings ──► OverlayEvent::Relay
 //!   party of the roster without a direct connection ──► circuits over two relays, one lane on each
 //! ```
-//! The lower `PeerId` dials the circuits of lanes, so that both ends do not dial at once.
+//! The lower `PeerId` dials the circuits of lanes, so that both ends do not dial at once; a party that nothing leads to for
+//! [`POLITE_WAIT`] is dialled by the other one too, which may know better how things stand since its own network changed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -37,7 +38,14 @@ use libp2p::{
 /// Time between two looks at which parties lack a circuit.
 const CIRCUIT_INTERVAL: Duration = Duration::from_millis(500);
 /// A relay over which a party could not be reached is not tried for it for this long.
-const AVOIDED_FOR: Duration = Duration::from_secs(5);
+const AVOIDED_FOR: Duration = Duration::from_secs(2);
+/// How long the higher `PeerId` leaves it to the other one to dial.
+const POLITE_WAIT: Duration = Duration::from_secs(1);
+/// A relay that has not said yes or no to a circuit by then holds up no other try: it may wait for a connection that is
+/// dead.
+const CIRCUIT_PATIENCE: Duration = Duration::from_secs(3);
+/// Circuits to one party that are asked for at a time.
+const MAX_ASKED: usize = 2;
 /// Pairs of party and relay that are avoided at a time; beyond it the oldest are tried again.
 const MAX_AVOIDED: usize = 256;
 /// Relays whose refusals the caller is told about.
@@ -47,10 +55,10 @@ const MAX_RELAY_NOTES: u32 = 16;
 pub(super) struct RelayState {
     pub table: Relays,
     pub how: Relaying,
-    /// Parties to which lanes are ours to open.
-    parties: HashSet<PeerId>,
+    /// Parties to which lanes are wanted, and since when nothing leads there.
+    parties: HashMap<PeerId, Option<Instant>>,
     next_look: Option<Instant>,
-    circuits: HashMap<ConnectionId, (PeerId, PeerId)>,
+    circuits: HashMap<ConnectionId, Asked>,
     avoided: HashMap<(PeerId, PeerId), Instant>,
     /// Relays about which somebody was told that they do not work, until they do.
     noted: HashSet<PeerId>,
@@ -59,12 +67,19 @@ pub(super) struct RelayState {
     shown: HashMap<PeerId, Vec<String>>,
 }
 
+/// A circuit that is asked for.
+struct Asked {
+    peer: PeerId,
+    relay: PeerId,
+    since: Instant,
+}
+
 impl RelayState {
     pub fn new(how: Relaying, reserve: bool, seed: u64) -> Self {
         Self {
             table: Relays::new(reserve, seed),
             how,
-            parties: HashSet::new(),
+            parties: HashMap::new(),
             next_look: None,
             circuits: HashMap::new(),
             avoided: HashMap::new(),
@@ -285,8 +300,7 @@ impl Driver {
 
     /// Lanes are wanted to these peers from now on.
     pub(super) fn want_circuits(&mut self, parties: impl Iterator<Item = PeerId>, now: Instant) {
-        let me = self.peer_id();
-        self.relaying.parties = parties.filter(|peer| me < *peer).collect();
+        self.relaying.parties = parties.map(|peer| (peer, None)).collect();
         self.relaying.avoided.clear();
         self.relaying.next_look = Some(now);
     }
@@ -309,20 +323,39 @@ impl Driver {
         }
         self.relaying.next_look = Some(now + CIRCUIT_INTERVAL);
         self.relaying.avoided.retain(|_, until| *until > now);
-        let parties: Vec<PeerId> = self.relaying.parties.iter().copied().collect();
+        let parties: Vec<PeerId> = self.relaying.parties.keys().copied().collect();
         for peer in parties {
-            if let Some(circuit) = self.next_circuit(peer, now) {
+            if self.is_ours_to_dial(peer, now)
+                && let Some(circuit) = self.next_circuit(peer, now)
+            {
                 self.dial_circuit(peer, &circuit, now);
             }
         }
+    }
+
+    fn is_ours_to_dial(&mut self, peer: PeerId, now: Instant) -> bool {
+        let reached = self.swarm.is_connected(&peer);
+        let Some(lost) = self.relaying.parties.get_mut(&peer) else {
+            return false;
+        };
+        if reached {
+            *lost = None;
+        }
+        let since = if reached {
+            now
+        } else {
+            *lost.get_or_insert(now)
+        };
+        self.peer_id() < peer || now.saturating_duration_since(since) >= POLITE_WAIT
     }
 
     fn next_circuit(&self, peer: PeerId, now: Instant) -> Option<Endpoint> {
         if self.dialing.is_connected(&peer) {
             return None;
         }
-        let pending = |p: &(PeerId, PeerId)| p.0 == peer;
-        if self.relaying.circuits.values().any(pending) {
+        let asked = self.relaying.circuits.values().filter(|c| c.peer == peer);
+        let patient = |c: &Asked| now.saturating_duration_since(c.since) < CIRCUIT_PATIENCE;
+        if asked.clone().count() >= MAX_ASKED || asked.clone().any(patient) {
             return None;
         }
         let over = self.swarm.behaviour().lanes.relays_to(&peer);
@@ -350,7 +383,12 @@ impl Driver {
         tracing::debug!(%peer, %relay, "a circuit is dialled");
         match self.swarm.dial(opts) {
             Ok(()) => {
-                self.relaying.circuits.insert(connection, (peer, relay));
+                let asked = Asked {
+                    peer,
+                    relay,
+                    since: now,
+                };
+                self.relaying.circuits.insert(connection, asked);
             }
             Err(error) => {
                 tracing::debug!(%peer, %relay, %error, "a circuit cannot be dialled");
@@ -369,7 +407,7 @@ impl Driver {
 
     /// A dial came to its end; if it was for a circuit of a lane, the next one may follow.
     pub(super) fn on_circuit_dialled(&mut self, connection: ConnectionId, ok: bool, now: Instant) {
-        if let Some((peer, relay)) = self.relaying.circuits.remove(&connection) {
+        if let Some(Asked { peer, relay, .. }) = self.relaying.circuits.remove(&connection) {
             if !ok {
                 self.avoid(peer, relay, now);
             }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Lane, Shared,
+    FRESH, Lane, SILENT, Shared,
     wire::{BUFFER_BYTES, Item, MAX_DATAGRAM_BYTES, Malformed, put, take},
 };
 
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Carrier<S> {
         let end = tokio::select! {
             end = read(reader, index, &lane, &signs, &shared, &incoming) => end,
             end = write(writer, index, &lane, &signs, &shared) => end,
-            end = silence(&lane) => end,
+            end = silence(&lane, index, &shared) => end,
             _ = cut => End::Local,
         };
         shared.remove(index, id, Instant::now());
@@ -215,13 +215,16 @@ fn fill(batch: &mut Vec<u8>, lane: &Lane) {
     }
 }
 
-/// Ends when nothing arrived for too long.
-async fn silence(lane: &Lane) -> End {
+/// Ends when nothing arrived for too long; before that, another lane is chosen in time, whatever the writer waits for.
+async fn silence(lane: &Lane, index: u16, shared: &Shared) -> End {
     loop {
-        let until = lane.health().heard + LANE_SILENCE;
-        if until <= Instant::now() {
+        let (now, heard) = (Instant::now(), lane.health().heard);
+        let steps = [FRESH, SILENT, LANE_SILENCE];
+        let Some(next) = steps.into_iter().find(|step| heard + *step > now) else {
             return End::Silent;
-        }
-        sleep_until(until.into()).await;
+        };
+        // What was due before may have changed something.
+        shared.review(index, now);
+        sleep_until((heard + next).into()).await;
     }
 }

@@ -9,7 +9,8 @@
 //! Each lane is probed every [`PROBE_INTERVAL`], which gives its round-trip time and says that it is
 //! alive. Best is: heard of lately, then direct, then the smallest round-trip time, with some
 //! persistence. A lane that was silent for [`LANE_SILENCE`] is given up with its connection; long before
-//! that, another one is in use if there is one.
+//! that, another one is in use if there is one. If all are silent for [`SILENT`], there is no lane as far as
+//! the mesh is told, until one is heard of again.
 //!
 //! Limits: [`LANE_QUEUE_BYTES`] wait per party, from which the oldest datagrams fall out;
 //! [`RECEIVE_QUEUE`] datagrams wait for the receiver, beyond which the streams stand still;
@@ -50,6 +51,8 @@ const MAX_LANES: usize = MAX_CIRCUIT_LANES + 2;
 const MAX_PROBES: usize = 8;
 /// A lane that was not heard of for this long is used only for want of another.
 const FRESH: Duration = Duration::from_millis(2500);
+/// A party whose lanes all were not heard of for this long has none: several probes in a row were lost.
+const SILENT: Duration = Duration::from_secs(4);
 /// Another lane is used instead if its round trip is shorter by this much and by a fifth.
 const WORTH_CHANGING: Duration = Duration::from_millis(5);
 
@@ -90,18 +93,19 @@ impl LaneSender {
         true
     }
 
-    /// The lane in use to this party; `None` when there is none.
+    /// The lane in use to this party; `None` when there is none, or none that answers.
     pub fn state(&self, index: u16) -> Option<LaneState> {
         let parties = self.0.lock();
-        let lane = parties.get(&index)?.used.as_ref()?;
+        let party = parties.get(&index).filter(|p| !p.silent)?;
+        let lane = party.used.as_ref()?;
         Some(LaneState {
             via: lane.via.clone(),
             rtt: lane.health().rtt,
         })
     }
 
-    /// Changes whenever a party gets a lane, loses it, or another one comes into use, and when a
-    /// first round trip was measured.
+    /// Changes whenever a party gets a lane, loses it, or another one comes into use, when the last one falls
+    /// silent or is heard of again, and when a first round trip was measured.
     pub fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
@@ -158,6 +162,8 @@ pub(super) struct Shared {
 struct Party {
     lanes: Vec<Arc<Lane>>,
     used: Option<Arc<Lane>>,
+    /// Nothing came over any of them lately.
+    silent: bool,
 }
 
 /// One lane.
@@ -292,6 +298,8 @@ impl Shared {
             party.choose(now);
             party.hand_over(&gone);
             self.tell();
+        } else if party.choose(now) {
+            self.tell();
         }
         if party.lanes.is_empty() {
             parties.remove(&index);
@@ -306,14 +314,31 @@ impl Shared {
         }
     }
 
+    /// When something came over this lane the last time.
+    pub fn heard(&self, index: u16, id: u64) -> Option<Instant> {
+        let parties = self.lock();
+        let lanes = &parties.get(&index)?.lanes;
+        let lane = lanes.iter().find(|lane| lane.id == id)?;
+        Some(lane.health().heard)
+    }
+
     fn tell(&self) {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 }
 
 impl Party {
-    /// Puts the best lane into use; whether that is another one than before.
+    /// Puts the best lane into use; whether that is another one than before, or one that fell silent or is heard
+    /// of again.
     fn choose(&mut self, now: Instant) -> bool {
+        let another = self.take_best(now);
+        let silence = |lane: &Arc<Lane>| now.saturating_duration_since(lane.health().heard);
+        let silent = !self.lanes.iter().any(|lane| silence(lane) < SILENT);
+        let fell = std::mem::replace(&mut self.silent, silent) != silent;
+        another || fell
+    }
+
+    fn take_best(&mut self, now: Instant) -> bool {
         let best = self.lanes.iter().min_by_key(|lane| rank(lane, now));
         let Some(best) = best.cloned() else {
             return self.used.take().is_some();
@@ -364,4 +389,4 @@ fn rank(lane: &Lane, now: Instant) -> (bool, bool, Duration) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -64,6 +64,30 @@ fn a_direct_lane_comes_before_a_relayed_one_and_a_live_one_before_a_silent_one()
 }
 
 #[test]
+fn a_party_whose_lanes_are_all_silent_has_none_until_one_is_heard_of_again() {
+    let (shared, now) = (Arc::new(shared()), Instant::now());
+    let sender = LaneSender(Arc::clone(&shared));
+    shared.add(1, lane(1, Some("a"), now), now).expect("room");
+    let b = shared.add(1, lane(2, Some("b"), now), now).expect("room");
+    let mut changed = sender.changed();
+    changed.mark_unchanged();
+    let via = || sender.state(1).and_then(|s| s.via);
+    let later = now + SILENT;
+    b.health().heard = now + millis(1000);
+    shared.review(1, later);
+    assert_eq!(via().as_deref(), Some("b"), "the first one is silent");
+    shared.review(1, later + millis(1000));
+    assert_eq!(sender.state(1), None);
+    assert!(changed.has_changed().expect("open"), "it is told");
+    assert!(sender.send(1, &[1]), "what costs nothing may still arrive");
+    changed.mark_unchanged();
+    b.health().heard = later + millis(2000);
+    shared.review(1, later + millis(2000));
+    assert_eq!(via().as_deref(), Some("b"));
+    assert!(changed.has_changed().expect("open"));
+}
+
+#[test]
 fn a_slightly_faster_relay_is_no_reason_to_change() {
     let (shared, now) = (shared(), Instant::now());
     let a = shared.add(1, lane(1, Some("a"), now), now).expect("room");
@@ -145,9 +169,8 @@ async fn a_lane_carries_datagrams_and_measures_its_round_trip() {
     for (index, stream) in [(7, left), (8, right)] {
         let (sender, receiver, order) = pair(Vec::new());
         let (cut, cutting) = tokio::sync::oneshot::channel();
-        let (read, write) = tokio::io::split(stream);
         let carrier = Carrier {
-            stream: Duplex(read, write),
+            stream: Duplex::from(stream),
             id: 1,
             index,
             via: None,
@@ -175,10 +198,17 @@ async fn a_lane_carries_datagrams_and_measures_its_round_trip() {
 }
 
 /// A tokio stream as one of futures.
-struct Duplex(
+pub struct Duplex(
     tokio::io::ReadHalf<tokio::io::DuplexStream>,
     tokio::io::WriteHalf<tokio::io::DuplexStream>,
 );
+
+impl From<tokio::io::DuplexStream> for Duplex {
+    fn from(stream: tokio::io::DuplexStream) -> Self {
+        let (read, write) = tokio::io::split(stream);
+        Self(read, write)
+    }
+}
 
 impl futures::AsyncRead for Duplex {
     fn poll_read(

@@ -13,13 +13,15 @@
 //!   connections per address and circuits per peer are bounded instead;
 //! * a circuit has no limit of bytes unless one is asked for, and lasts [`RelayLimits::circuit_seconds`];
 //!   its rate is limited by [`throttle`](super::throttle);
+//! * a party whose network changed comes back on a new connection while the old one is not known to be dead: with its new
+//!   reservation the older connections are closed, or circuits to it would be asked for on them;
 //! * reservations last as long as a circuit may, because libp2p counts a renewal as one more and
 //!   would refuse it on a relay that is full. One ends at once when its connection does;
 //! * it offers its service whatever addresses it knows, and names [`RelayConfig::external`] to
 //!   clients, or what it listens on.
 //!
 //! Limits: [`RelayLimits`], those of `swarm`; a connection that carries nothing is closed after
-//! [`IDLE_WAIT`].
+//! [`IDLE_WAIT`], one that does not answer after [`SILENCE`].
 //!
 //! Security. Requires: nothing of those who connect. Provides: bounded cost per peer and address;
 //! no content, DID or address in what is logged above debug. Does not provide: protection of
@@ -41,7 +43,7 @@ use libp2p::{
     identity::Keypair,
     multiaddr::Protocol,
     relay,
-    swarm::{Config as SwarmConfig, ListenError, SwarmEvent},
+    swarm::{Config as SwarmConfig, ConnectionId, ListenError, SwarmEvent},
 };
 use quorate_session::relay::{Access, Announcement, Limits, Load};
 use tokio::{
@@ -51,7 +53,10 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::{OverlayError, address::Endpoint, announce, relay_probe::root_cause, throttle::Meter};
+use super::{
+    OverlayError, address::Endpoint, announce, pulse::Sign, relay_probe::root_cause,
+    throttle::Meter,
+};
 use crate::party::clock;
 use swarm::{Node, NodeEvent, behaviours, reachable_at, transport};
 
@@ -59,6 +64,8 @@ use swarm::{Node, NodeEvent, behaviours, reachable_at, transport};
 const MAX_NEGOTIATING_STREAMS: usize = 16;
 /// A connection without reservation, circuit or other stream is closed after this time.
 const IDLE_WAIT: Duration = Duration::from_secs(20);
+/// A connection that does not answer for this long is closed.
+const SILENCE: Duration = Duration::from_secs(8);
 /// How often the rate is measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 /// The first listen address must be known within this time.
@@ -333,6 +340,8 @@ struct Driver {
     orders: mpsc::Receiver<Order>,
     external: Vec<External>,
     listening: Vec<(ListenerId, Multiaddr)>,
+    /// The connections of each peer, the latest last.
+    connections: HashMap<PeerId, Vec<ConnectionId>>,
     /// Peers that hold a reservation.
     reserved: HashSet<PeerId>,
     /// Circuits by their two ends; libp2p may tell the end of one twice.
@@ -396,6 +405,7 @@ impl Driver {
             orders,
             external: config.external,
             listening: Vec::new(),
+            connections: HashMap::new(),
             reserved: HashSet::new(),
             circuits: HashMap::new(),
             measured: (clock::now(), 0),
@@ -503,13 +513,26 @@ impl Driver {
                 self.listening.retain(|(id, _)| *id != listener_id);
                 self.name_addresses();
             }
-            SwarmEvent::ConnectionEstablished { .. } => self.count_connections(),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                ..
+            } => {
+                let all = self.connections.entry(peer_id).or_default();
+                all.push(connection_id);
+                self.count_connections();
+            }
             SwarmEvent::ConnectionClosed {
                 peer_id,
+                connection_id,
                 num_established,
                 ..
             } => {
+                if let Some(all) = self.connections.get_mut(&peer_id) {
+                    all.retain(|id| *id != connection_id);
+                }
                 if num_established == 0 {
+                    self.connections.remove(&peer_id);
                     self.reserved.remove(&peer_id);
                     self.circuits
                         .retain(|(a, b), _| *a != peer_id && *b != peer_id);
@@ -524,6 +547,12 @@ impl Driver {
                 tracing::debug!("an incoming connection failed: {error}");
             }
             SwarmEvent::Behaviour(NodeEvent::Relay(event)) => self.relayed(event),
+            SwarmEvent::Behaviour(NodeEvent::Pulse(pulse)) => {
+                if matches!(pulse.sign, Sign::Silent(lasts) if lasts >= SILENCE) {
+                    tracing::debug!("a connection does not answer");
+                    self.swarm.close_connection(pulse.connection);
+                }
+            }
             _ => {}
         }
     }
@@ -538,6 +567,7 @@ impl Driver {
                 self.reserved.insert(src_peer_id);
                 if !renewed {
                     self.shared.change(|s| s.reservations_total += 1);
+                    self.close_older(&src_peer_id);
                 }
             }
             E::ReservationReqDenied { .. } => self.refuse(RelayRefusal::Reservation),
@@ -575,6 +605,15 @@ impl Driver {
             other => tracing::debug!("relay: {other:?}"),
         }
         self.count();
+    }
+
+    fn close_older(&mut self, peer: &PeerId) {
+        let Some((_, older)) = self.connections.get(peer).and_then(|all| all.split_last()) else {
+            return;
+        };
+        for connection in older {
+            self.swarm.close_connection(*connection);
+        }
     }
 
     fn refuse(&self, why: RelayRefusal) {

@@ -9,7 +9,7 @@ use libp2p::{
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     identify,
     identity::Keypair,
-    noise, ping, quic, relay,
+    noise, quic, relay,
     swarm::NetworkBehaviour,
     tcp, yamux,
 };
@@ -20,6 +20,7 @@ use crate::overlay::{
     address::Endpoint,
     admission, announce, dht,
     network::identify_config,
+    pulse,
     throttle::{Meter, Throttled},
 };
 
@@ -46,7 +47,7 @@ pub(super) struct Node {
     announce: announce::Behaviour,
     pub dht: dht::Behaviour,
     identify: identify::Behaviour,
-    ping: ping::Behaviour,
+    pulse: pulse::Behaviour,
 }
 
 /// What others are told to reach the relay at: what the operator named, or what is listened on
@@ -119,7 +120,7 @@ pub(super) fn behaviours(
         announce: announce::Behaviour::answering(source),
         dht: dht::Behaviour::node(keypair.public().to_peer_id(), dht::Extent::Named),
         identify: identify::Behaviour::new(identify_config(keypair.public())),
-        ping: ping::Behaviour::default(),
+        pulse: pulse::Behaviour::default(),
     }
 }
 
