@@ -73,16 +73,16 @@ fn a_party_whose_lanes_are_all_silent_has_none_until_one_is_heard_of_again() {
     changed.mark_unchanged();
     let via = || sender.state(1).and_then(|s| s.via);
     let later = now + SILENT;
-    b.health().heard = now + millis(1000);
+    b.health().heard = now + millis(2000);
     shared.review(1, later);
     assert_eq!(via().as_deref(), Some("b"), "the first one is silent");
-    shared.review(1, later + millis(1000));
+    shared.review(1, later + millis(2000));
     assert_eq!(sender.state(1), None);
     assert!(changed.has_changed().expect("open"), "it is told");
     assert!(sender.send(1, &[1]), "what costs nothing may still arrive");
     changed.mark_unchanged();
-    b.health().heard = later + millis(2000);
-    shared.review(1, later + millis(2000));
+    b.health().heard = later + millis(3000);
+    shared.review(1, later + millis(3000));
     assert_eq!(via().as_deref(), Some("b"));
     assert!(changed.has_changed().expect("open"));
 }
