@@ -222,6 +222,21 @@ fn f36_no_name_has_to_be_resolved() {
 }
 
 #[test]
+fn a_port_that_a_router_maps_makes_direct_what_would_be_relayed() {
+    assert_plays("mapped");
+}
+
+#[test]
+fn a_port_that_a_router_behind_a_carrier_maps_is_given_back() {
+    assert_plays("mapped-behind-a-carrier");
+}
+
+#[test]
+fn no_router_is_asked_against_the_users_word() {
+    assert_plays("mapped-switched-off");
+}
+
+#[test]
 fn what_passes_between_the_sites_names_nobody_and_nothing() {
     assert_plays("hidden");
 }

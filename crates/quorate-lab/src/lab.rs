@@ -7,6 +7,7 @@
 use crate::{
     Context as _, Nat, Outcome, Plan, Site, Trouble,
     emulator::{Control, Emulator, Port, Prefix, Weather, capture::Capture},
+    mapper::{self, Mapper},
     namespace::Namespace,
     plan::LinkSpec,
 };
@@ -20,6 +21,8 @@ use std::{
     thread,
 };
 
+/// The address of every home router on its LAN.
+const HOME_ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 /// Namespaces that are configured at the same time.
 const CONFIGURED_AT_ONCE: usize = 4;
 
@@ -66,6 +69,8 @@ struct Place {
     prefixes: Vec<Prefix>,
     outer4: Option<Ipv4Addr>,
     outer6: Option<Ipv6Addr>,
+    /// The service of the home router that forwards ports.
+    mapper: Option<Mapper>,
 }
 
 /// A running lab. Everything of it ends with this value, or with the process.
@@ -242,6 +247,12 @@ impl Lab {
             places.push(place);
         }
         let ports = builder.finish()?;
+        for place in &mut places {
+            if let (Some(speaks), Some(home)) = (place.site.maps_ports, place.routers.first()) {
+                let namespace = Arc::clone(&home.namespace);
+                place.mapper = Some(Mapper::start(namespace, HOME_ROUTER, speaks)?);
+            }
+        }
         let capture = capture
             .map(Capture::create)
             .transpose()
@@ -333,7 +344,13 @@ impl Lab {
             }
             router.namespace.flush_conntrack()?;
         }
-        Ok(())
+        self.place(site)?.mapper.iter().try_for_each(Mapper::forget)
+    }
+
+    /// The routers that forward ports, by the names of their sites.
+    pub fn mappers(&self) -> impl Iterator<Item = (&str, &Mapper)> {
+        let places = self.places.iter();
+        places.filter_map(|place| Some((place.site.name.as_str(), place.mapper.as_ref()?)))
     }
 
     /// From now on a site's routers forget a UDP mapping after this long without a packet.
@@ -421,6 +438,7 @@ fn place(site: &Site, number: u8) -> Place {
         prefixes: Vec::new(),
         outer4: None,
         outer6: None,
+        mapper: None,
     };
     if site.behind.is_some() {
         return place;
@@ -502,12 +520,15 @@ fn build_site(
     let outer = place.outer4.map(|a| a.to_string()).unwrap_or_default();
     let rules = home.rules(&outer);
     builder.tell(gateway, &rules);
+    if site.maps_ports.is_some() {
+        builder.tell(gateway, mapper::RULES);
+    }
     builder.routes(gateway);
     builder.ip(gateway, "link add lan type bridge");
     builder.ip(gateway, "link set lan up");
     let (v4, v6) = (site.nat.has_ipv4(), place.outer6.is_some());
     if v4 {
-        builder.ip(gateway, "addr add 192.168.1.1/24 dev lan");
+        builder.ip(gateway, format!("addr add {HOME_ROUTER}/24 dev lan"));
     }
     if v6 {
         let line = format!("addr add 2001:db8:1:{number:x}::1/64 dev lan nodad");

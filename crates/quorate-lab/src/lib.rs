@@ -21,6 +21,7 @@
 
 pub mod emulator;
 pub mod lab;
+pub mod mapper;
 pub mod matrix;
 pub mod measure;
 pub mod namespace;
@@ -33,6 +34,7 @@ pub mod scenario;
 mod trouble;
 
 pub use lab::{Host, Lab};
+pub use namespace::Namespace;
 pub use nat::Nat;
 pub use plan::{LinkSpec, Plan, Site};
 pub use trouble::{Context, Outcome, Trouble};

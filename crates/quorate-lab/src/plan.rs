@@ -2,7 +2,7 @@
 //!
 //! Scenario files contain exactly this, so the fields have the names and units that people write.
 
-use crate::{Nat, Outcome, Trouble};
+use crate::{Nat, Outcome, Trouble, mapper::Speaks};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -56,6 +56,9 @@ pub struct Site {
     /// Whether its hosts have no IPv6 at all, not even inside.
     #[serde(default)]
     pub ipv6_off: bool,
+    /// Whether its router forwards ports on request, and by which protocol.
+    #[serde(default)]
+    pub maps_ports: Option<Speaks>,
     /// MTU of its line.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
@@ -161,8 +164,15 @@ impl Site {
             behind: None,
             ipv6: false,
             ipv6_off: false,
+            maps_ports: None,
             mtu: DEFAULT_MTU,
         }
+    }
+
+    /// The same with a router that forwards ports on request.
+    pub fn mapping_ports(mut self, speaks: Speaks) -> Self {
+        self.maps_ports = Some(speaks);
+        self
     }
 
     /// The same in a region.
@@ -235,7 +245,15 @@ impl Plan {
                 })
             }
             (x, y) => {
-                let seen = |s: &Site, c: Option<&Site>| worse(s.nat, c.map(|c| c.nat));
+                // A forwarded port lets everybody in, but no further than to the next NAT.
+                let seen = |s: &Site, c: Option<&Site>| match s.maps_ports {
+                    Some(Speaks::Pcp | Speaks::NatPmp)
+                        if c.is_none() && s.nat.layers().1.is_none() =>
+                    {
+                        Nat::FullCone
+                    }
+                    _ => worse(s.nat, c.map(|c| c.nat)),
+                };
                 Some(seen(a, x).reach(seen(b, y)))
             }
         }
@@ -269,6 +287,10 @@ impl Plan {
             let own = self.host_names(site);
             if own.len() > MAX_HOSTS || (site.nat == Nat::Open && own.len() > 1) {
                 return refuse("it has too many hosts; in the open there is one");
+            }
+            let unfit = [Nat::Open, Nat::UdpBlock, Nat::Tcp443, Nat::V6Firewall];
+            if site.maps_ports.is_some() && (unfit.contains(&site.nat) || own.is_empty()) {
+                return refuse("it has no router for homes that could forward ports");
             }
             for host in own {
                 if !plain(&host) || !hosts.insert(host) {
@@ -355,6 +377,19 @@ mod tests {
         assert_eq!(plain.reach("a", "x"), Some(Reach::Relay));
         assert_eq!(plain.reach("a", "z"), None);
         assert_eq!(carried(Nat::Hairpin).reach("a", "b"), Some(Reach::Direct));
+    }
+
+    #[test]
+    fn a_forwarded_port_makes_direct_what_no_carrier_hides() {
+        let plan = plan(vec![
+            Site::new("a", Nat::Port).mapping_ports(Speaks::Pcp),
+            Site::new("b", Nat::Port),
+            Site::new("c", Nat::CarrierPort).mapping_ports(Speaks::Pcp),
+            Site::new("s", Nat::Sym).mapping_ports(Speaks::Silent),
+        ]);
+        assert_eq!(plan.reach("a", "s"), Some(Reach::Direct));
+        assert_eq!(plan.reach("b", "s"), Some(Reach::Relay));
+        assert_eq!(plan.reach("c", "s"), Some(Reach::Relay));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod lobby;
 pub mod netstack;
 pub mod overlay;
 pub mod party;
+pub mod portmap;
 pub mod post;
 pub mod program;
 pub mod relay;

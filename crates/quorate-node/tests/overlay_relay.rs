@@ -109,6 +109,7 @@ impl Start {
             reach: Reach {
                 relays: self.relays,
                 relaying: self.relaying,
+                map_ports: false,
             },
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");

@@ -138,6 +138,29 @@ pub(crate) fn admit_address(address: SocketAddr, scope: Scope) -> Result<(), &'s
     }
 }
 
+/// Whether packets from anywhere on the Internet can be sent to `ip`: not if it is private, shared by a carrier's
+/// customers (100.64.0.0/10), of this machine or link, or of no unicast use. Source: RFC 6890, RFC 6598.
+/// Networks for documentation count as public, so that laboratories can use them.
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let protocols = a == 192 && b == 0 && c == 0;
+            let benchmarks = a == 198 && (b == 18 || b == 19);
+            !(a == 0
+                || a >= 224
+                || shared
+                || protocols
+                || benchmarks
+                || v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local())
+        }
+        IpAddr::V6(v6) => v6.segments()[0] & 0xe000 == 0x2000,
+    }
+}
+
 /// Keeps what [`Candidate::admit`] admits: each address once, the best first, at most
 /// [`MAX_CANDIDATES`].
 pub fn filter(mut candidates: Vec<Candidate>, scope: Scope) -> Vec<Candidate> {
@@ -242,6 +265,46 @@ mod tests {
         }
         for text in ["192.168.1.7:9", "192.0.2.2:9", "[fd00::2]:9", "8.8.8.8:53"] {
             assert_eq!(host(text).admit(Scope::Lan), Ok(()), "{text} was refused");
+        }
+    }
+
+    #[test]
+    fn addresses_that_the_internet_does_not_reach_are_not_public() {
+        for text in [
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.2",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.7.7",
+            "172.31.0.1",
+            "192.0.0.2",
+            "192.168.1.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::ffff:10.0.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+        ] {
+            assert!(
+                !is_public(text.parse().unwrap()),
+                "{text} is no public address"
+            );
+        }
+        for text in [
+            "8.8.8.8",
+            "100.63.0.1",
+            "100.128.0.1",
+            "192.0.1.1",
+            "2001:db8::1",
+        ] {
+            assert!(
+                is_public(text.parse().unwrap()),
+                "{text} is a public address"
+            );
         }
     }
 

@@ -16,11 +16,15 @@
 //! may lie; the lie is a candidate like those of the peer: filtered, and useless unless it answers
 //! authenticated checks.
 //!
+//! A router may also forward a port on request. What it says is a claim like any other, so it becomes a candidate only
+//! if a server saw our packets come from the same public address ([`candidates`]): a router that names a stranger's
+//! address would otherwise send the checks of all peers there.
+//!
 //! Source: RFC 8445, section 5.1.1; RFC 4787; RFC 8489.
 
 use crate::{
     Candidate, Scope,
-    candidate::admit_address,
+    candidate::{admit_address, is_public},
     limits::{
         MAX_STUN_SERVERS, STUN_FIRST_TIMEOUT, STUN_GRACE, STUN_PATIENCE, STUN_REFRESH, STUN_TRIES,
     },
@@ -30,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 use zeroize::Zeroizing;
@@ -279,6 +283,24 @@ impl Gatherer {
         answers.filter(|m| m.seen != m.base).collect()
     }
 
+    /// Whether there are servers.
+    pub fn asks(&self) -> bool {
+        !self.servers.is_empty()
+    }
+
+    /// Whether servers saw our packets come from addresses of that family, but none from this one.
+    pub fn sees_others_than(&self, ip: IpAddr) -> bool {
+        let alike = |m: &Mapping| m.seen.is_ipv4() == ip.is_ipv4();
+        let seen = self.servers.iter().filter_map(|s| s.answer.as_ref());
+        !self.saw(ip) && seen.into_iter().any(alike)
+    }
+
+    /// Whether a server saw our packets come from this address, whatever their port.
+    pub fn saw(&self, ip: IpAddr) -> bool {
+        let mut answers = self.servers.iter().filter_map(|s| s.answer);
+        answers.any(|m| m.seen.ip().to_canonical() == ip.to_canonical())
+    }
+
     fn is_settled(&self) -> bool {
         self.servers.iter().all(|s| s.question.is_none())
     }
@@ -354,9 +376,20 @@ impl Gatherer {
     }
 }
 
-/// What can be offered to a peer: own addresses, and what servers saw of them.
-pub fn candidates(hosts: &[Candidate], gatherer: &Gatherer) -> Vec<Candidate> {
+/// What can be offered to a peer: own addresses, the port that a router says it forwards (`mapped`: where, and to
+/// which own address), and what servers saw of the own addresses.
+pub fn candidates(
+    hosts: &[Candidate],
+    gatherer: &Gatherer,
+    mapped: Option<Mapping>,
+) -> Vec<Candidate> {
     let mut candidates = hosts.to_vec();
+    if let Some(Mapping { base, seen }) = mapped.filter(|m| is_ours(m.seen, gatherer))
+        && hosts.iter().any(|c| c.address == base)
+        && !hosts.iter().any(|c| c.address == seen)
+    {
+        candidates.push(Candidate::port_mapped(seen, base));
+    }
     let mut rank = 0;
     for Mapping { base, seen } in gatherer.mappings() {
         let known = candidates.iter().any(|c| c.address == seen);
@@ -370,10 +403,18 @@ pub fn candidates(hosts: &[Candidate], gatherer: &Gatherer) -> Vec<Candidate> {
     candidates
 }
 
+/// Whether what a router says may be told to others.
+fn is_ours(outside: SocketAddr, gatherer: &Gatherer) -> bool {
+    is_public(outside.ip())
+        && gatherer.saw(outside.ip())
+        && admit_address(outside, gatherer.scope).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::CandidateKind;
 
     const BASE: &str = "192.168.1.2:5000";
 
@@ -435,6 +476,41 @@ mod tests {
         let mut g = gatherer(&TWO[..1], now);
         serve(&mut g, now, |_| Some(address("198.51.100.1:7000")));
         assert_eq!(g.nat(), Nat::Unknown);
+    }
+
+    #[test]
+    fn a_mapped_port_is_offered_only_at_an_address_that_a_server_saw() {
+        let now = Instant::now();
+        let base = address(BASE);
+        let hosts = [Candidate::host(base)];
+        let offered = |seen: &str, g: &Gatherer| {
+            let seen = address(seen);
+            let all = candidates(&hosts, g, Some(Mapping { base, seen }));
+            all.iter().any(|c| c.kind == CandidateKind::PortMapped)
+        };
+        let mut g = gatherer(&TWO, now);
+        assert!(!offered("198.51.100.1:6000", &g), "nobody has seen it yet");
+        serve(&mut g, now, |_| Some(address("198.51.100.1:7000")));
+        assert!(offered("198.51.100.1:6000", &g));
+        assert!(!offered("198.51.100.2:6000", &g), "a stranger's address");
+        assert!(!offered("198.51.100.1:0", &g));
+        let elsewhere = Mapping {
+            base: address("192.168.1.9:5000"),
+            seen: address("198.51.100.1:6000"),
+        };
+        assert_eq!(candidates(&hosts, &g, Some(elsewhere)).len(), 2);
+        // The port that servers see is the one that is forwarded: one candidate, of the better kind.
+        let seen = address("198.51.100.1:7000");
+        let kinds: Vec<CandidateKind> = candidates(&hosts, &g, Some(Mapping { base, seen }))
+            .iter()
+            .map(|c| c.kind)
+            .collect();
+        assert_eq!(kinds, [CandidateKind::Host, CandidateKind::PortMapped]);
+
+        // Behind a carrier's NAT whose server is the carrier's: not public, so of no use to others.
+        let mut g = gatherer(&TWO, now);
+        serve(&mut g, now, |_| Some(address("100.64.0.2:7000")));
+        assert!(!offered("100.64.0.2:6000", &g));
     }
 
     #[test]

@@ -36,7 +36,7 @@ mod signal;
 pub mod stun;
 
 pub use agent::{Agent, AgentConfig, Transmit};
-pub use candidate::{Candidate, CandidateKind, Credentials, Scope, filter};
+pub use candidate::{Candidate, CandidateKind, Credentials, Scope, filter, is_public};
 pub use gather::{Gatherer, Mapping, Nat, candidates};
 pub use path::{How, Lane, Path, PathEvent, Policy, Reason, Whose};
 

@@ -7,7 +7,7 @@ use std::{fmt, net::SocketAddr, time::Instant};
 pub enum How {
     /// Both on one machine.
     Local,
-    /// At least one end is reached at an address of its own.
+    /// At least one end is reached at an address of its own, or at a port that its router forwards to it.
     Plain,
     /// Through an address translator at each end, opened from inside.
     HolePunched,
@@ -143,6 +143,8 @@ pub enum Reason {
     Untranslated,
     /// Direct: this end is reached at its own address.
     Reachable(Whose),
+    /// Direct: the router there forwards a port to this end, which it was asked for.
+    PortMapped(Whose),
     /// Direct: both NATs were opened from inside.
     HolePunched,
     /// A direct path is still being looked for.
@@ -165,6 +167,7 @@ impl Reason {
         match self {
             Self::Untranslated => "no-translation",
             Self::Reachable(_) => "reachable",
+            Self::PortMapped(_) => "port-mapped",
             Self::HolePunched => "hole-punched",
             Self::Searching => "searching",
             Self::EndpointDependent(_) => "endpoint-dependent-mapping",
@@ -181,6 +184,10 @@ impl Reason {
             Self::Reachable(whose) => {
                 format!("{} can be reached from outside", whose.names(own, peer).0)
             }
+            Self::PortMapped(whose) => match whose.names(own, peer) {
+                (who, false) => format!("{who}'s router maps a port"),
+                (who, true) => format!("the routers of {who} map a port"),
+            },
             Self::EndpointDependent(whose) => match whose.names(own, peer) {
                 (who, false) => format!("{who}'s NAT gives a new port per destination"),
                 (who, true) => format!("the NATs of {who} give a new port per destination"),
@@ -198,6 +205,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Untranslated => "no address translation in between",
             Self::Reachable(_) => "one end can be reached from outside",
+            Self::PortMapped(_) => "a router maps a port",
             Self::HolePunched => "both NATs were opened from inside",
             Self::Searching => "a direct path is being looked for",
             Self::EndpointDependent(_) => "a NAT gives a new port per destination",
@@ -269,6 +277,10 @@ mod tests {
         assert_eq!(
             of(Whose::Both).sentence("noord", "sud"),
             of(Whose::Both).sentence("sud", "noord")
+        );
+        assert_eq!(
+            Reason::PortMapped(Whose::Peer).sentence("noord", "sud"),
+            "sud's router maps a port"
         );
         assert_eq!(
             Reason::UdpBlocked(Whose::Peer).sentence("noord", "ost"),

@@ -71,6 +71,56 @@ fn every_pair_of_nats_is_direct_where_it_can_be_and_relayed_elsewhere() {
 }
 
 #[test]
+fn a_mapped_port_makes_direct_what_needs_a_relay_otherwise() {
+    for (kind, other) in [
+        (Kind::Port, Kind::Sym),
+        (Kind::Sym, Kind::Sym),
+        (Kind::Sym, Kind::Port),
+        (Kind::Port, Kind::CgSym),
+    ] {
+        // The same port as outside, which STUN servers see too, or another one; at once, or late.
+        for (port, late) in [(40_000, 0), (41_234, 0), (41_234, 4), (40_000, 25)] {
+            let mut world = World::new(kind, other);
+            world.run(late * SECOND);
+            world.map_port(port);
+            world.run(40 * SECOND);
+            let cell = format!("{kind:?} x {other:?}, port {port} after {late} s");
+            for end in 0..2 {
+                assert!(
+                    matches!(
+                        world.path(end),
+                        Path::Direct {
+                            how: How::Plain,
+                            ..
+                        }
+                    ),
+                    "{cell}: {:?} {:?}",
+                    world.path(end),
+                    world.reasons()
+                );
+            }
+            assert_eq!(
+                world.reasons(),
+                [
+                    Reason::PortMapped(Whose::Own),
+                    Reason::PortMapped(Whose::Peer)
+                ],
+                "{cell}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_router_that_names_a_stranger_sends_nothing_there() {
+    let mut world = World::new(Kind::Port, Kind::Sym);
+    world.map_lie();
+    world.run(60 * SECOND);
+    assert_eq!(world.victim, 0);
+    assert!(matches!(world.path(0), Path::Relayed { .. }));
+}
+
+#[test]
 fn the_lane_is_used_before_anything_else_and_left_when_a_direct_path_is_proven() {
     let mut world = World::new(Kind::Port, Kind::Port);
     world.run(10 * SECOND);

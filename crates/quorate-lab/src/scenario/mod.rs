@@ -76,7 +76,8 @@ pub struct Relay {
 pub struct Ask {
     /// Where.
     pub host: String,
-    /// What follows `quorate`; `{relay WORD}` is the first relay's address with this word in it.
+    /// What follows `quorate`; `{relay WORD}` is the first relay's address with this word in it, `{python}` the Python
+    /// of the parties.
     pub words: Vec<String>,
     /// Its exit code.
     #[serde(default)]
@@ -266,6 +267,8 @@ pub struct Expect {
     pub agreed: bool,
     /// Pairs of hosts, and how the word for their path begins: `"noord sud" = "direct"`.
     pub paths: BTreeMap<String, String>,
+    /// Whether some router ever forwarded a port on request. All have to be given back in any case.
+    pub forwarded: Option<bool>,
     /// What must not be seen on any line nor in the memory of a relay, besides the DIDs and the program.
     pub hidden: Vec<String>,
 }
@@ -295,6 +298,7 @@ impl Default for Expect {
             oracle: false,
             agreed: false,
             paths: BTreeMap::new(),
+            forwarded: None,
             hidden: Vec::new(),
         }
     }

@@ -421,12 +421,44 @@ impl Play<'_> {
                 wrong.push(format!("the end came {taken:.1} s after the last fault"));
             }
         }
+        wrong.extend(self.forwarded_wrongly());
         wrong.extend(hidden::on_lines(self.scenario, &self.stage, capture));
         self.verdict.wrong.extend(wrong);
         let states: Vec<String> = self.stage.parties.iter().map(said).collect();
         for state in &states {
             self.tell(state);
         }
+    }
+
+    /// What routers did that they were not to do: ports that nobody should have asked for, or that were not given back.
+    fn forwarded_wrongly(&mut self) -> Vec<String> {
+        let mappers = self.stage.lab.mappers();
+        let granted: Vec<(String, usize)> = mappers
+            .map(|(site, mapper)| (site.to_owned(), mapper.granted()))
+            .collect();
+        for (site, ports) in &granted {
+            self.tell(&format!("{site}'s router forwarded {ports} ports"));
+        }
+        let any = granted.iter().any(|(_, ports)| *ports > 0);
+        let mut wrong = Vec::new();
+        if self
+            .scenario
+            .expect
+            .forwarded
+            .is_some_and(|expected| expected != any)
+        {
+            wrong.push(format!("routers forwarded: {granted:?}"));
+        }
+        let mut parties = self.stage.parties.iter();
+        // Who was killed could not give anything back.
+        if parties.any(|p| p.process.as_ref().is_some_and(Process::was_killed)) {
+            return wrong;
+        }
+        for (site, mapper) in self.stage.lab.mappers() {
+            let held = mapper.held().into_iter();
+            wrong.extend(held.map(|what| format!("{site}'s router still forwards {what}")));
+        }
+        wrong
     }
 }
 

@@ -247,8 +247,13 @@ impl Stage {
         Ok(wrong)
     }
 
-    /// `{relay WORD}` becomes an address.
+    /// `{relay WORD}` becomes an address, `{python}` the Python of the parties.
     fn filled(&self, word: &str) -> Outcome<String> {
+        if word == "{python}" {
+            let python = self.tools.python.as_deref();
+            let python = python.unwrap_or(Path::new("python3"));
+            return Ok(python.display().to_string());
+        }
         let Some(wanted) = word
             .strip_prefix("{relay ")
             .and_then(|w| w.strip_suffix('}'))

@@ -3,6 +3,7 @@
 //! ```text
 //!   machine:  Python, MPyC, private namespaces, folders
 //!   network:  relays ─► UDP, TCP, their clock ─► STUN from one socket ─► what the NAT does; IPv6
+//!             router ─► whether it maps a port, which it gets back
 //! ```
 //! Nothing here names an address, a person or a relay: relays are numbers in the order they were
 //! given, so that a report can be shown to others.

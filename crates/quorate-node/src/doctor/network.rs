@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU16,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use crate::{
     Finding,
     overlay::relay_probe::{Reached, both_transports, parts, reach},
     party::clock,
+    portmap::{self, Method, Obstacle, Transport, Wish},
     relay::ask_stun,
 };
 
@@ -46,8 +48,17 @@ impl Seen {
     }
 }
 
+/// How long the router may take to say whether it maps a port.
+const PORTS_WAIT: Duration = Duration::from_secs(10);
+
 /// What the network lets through, seen with these relays.
 pub async fn network(relays: &[String]) -> Vec<Finding> {
+    let (mut findings, ports) = tokio::join!(with_relays(relays), ports());
+    findings.push(ports);
+    findings
+}
+
+async fn with_relays(relays: &[String]) -> Vec<Finding> {
     let mut findings = vec![ipv6()];
     if relays.is_empty() {
         findings.push(Finding::warn(
@@ -222,6 +233,39 @@ fn judged(id: &'static str, answers: usize, mapped: usize, behind: bool) -> Find
     }
 }
 
+/// Whether the router lets others in when it is asked. What it maps is given back at once.
+async fn ports() -> Finding {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await;
+    let port = socket.as_ref().ok().and_then(|s| s.local_addr().ok());
+    let Some(port) = port.and_then(|address| NonZeroU16::new(address.port())) else {
+        return Finding::fail("ports", "no UDP socket could be opened", "see ulimit -n");
+    };
+    let wish = Wish {
+        transport: Transport::Udp,
+        port,
+    };
+    let asked = tokio::time::timeout(PORTS_WAIT, portmap::probe(wish)).await;
+    said(asked.unwrap_or(Err(Obstacle::NoAnswer)))
+}
+
+fn said(answer: Result<Method, Obstacle>) -> Finding {
+    let id = "ports";
+    let remedy = match answer {
+        Ok(method) => return Finding::ok(id, format!("the router maps a port ({method})")),
+        Err(needless @ Obstacle::NotNeeded) => {
+            return Finding::ok(id, format!("{needless}: no router has to map a port"));
+        }
+        Err(Obstacle::Carrier(_)) => {
+            "nothing has to be done: what cannot be direct is relayed; IPv6, or a public address of the provider, would help"
+        }
+        Err(_) => {
+            "nothing has to be done: what cannot be direct is relayed; PCP, NAT-PMP or UPnP, switched on in the router, would help"
+        }
+    };
+    let why = answer.err().map(|why| why.to_string()).unwrap_or_default();
+    Finding::warn(id, why, remedy)
+}
+
 fn ipv6() -> Finding {
     let global = if_addrs::get_if_addrs()
         .unwrap_or_default()
@@ -254,6 +298,27 @@ mod tests {
             let finding = judged("nat", answers, mapped, true);
             assert_eq!(finding.verdict, Verdict::Warn);
             assert!(finding.text.contains(word), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_router_says_is_told_with_a_remedy() {
+        assert_eq!(
+            said(Ok(Method::Pcp)),
+            Finding::ok("ports", "the router maps a port (PCP)")
+        );
+        assert_eq!(said(Err(Obstacle::NotNeeded)).verdict, Verdict::Ok);
+        for (obstacle, words) in [
+            (Obstacle::NoAnswer, "knows neither"),
+            (Obstacle::Carrier(Method::Upnp), "(UPnP), but is behind"),
+            (Obstacle::ForEverOnly, "for ever only"),
+        ] {
+            let finding = said(Err(obstacle));
+            assert_eq!(finding.verdict, Verdict::Warn);
+            assert!(
+                finding.text.contains(words) && finding.remedy.is_some(),
+                "{finding:?}"
+            );
         }
     }
 

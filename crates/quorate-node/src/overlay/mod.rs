@@ -121,6 +121,8 @@ pub struct Reach {
     pub relays: Vec<String>,
     /// Which relays may be used at all.
     pub relaying: Relaying,
+    /// Whether the router may be asked to forward ports to this party.
+    pub map_ports: bool,
 }
 
 impl Reach {

@@ -20,13 +20,15 @@ use super::{
     socket::MeshSocket,
     table::{PathTable, Route, Way},
 };
+use crate::portmap::{Forwarding, Standing, Transport, Wish};
 use quorate_path::{
-    Agent, AgentConfig, Candidate, Gatherer, Lane, Nat, Path, PathEvent, Reason, Scope, candidates,
-    stun,
+    Agent, AgentConfig, Candidate, Gatherer, Lane, Mapping, Nat, Path, PathEvent, Policy, Reason,
+    Scope, candidates, stun,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU16,
     sync::Arc,
     time::Instant,
 };
@@ -70,6 +72,8 @@ struct Peer {
     /// This end starts handshakes: its index is the lower one.
     initiator: bool,
     link: Link,
+    /// Its path was a direct one last.
+    direct: bool,
     round_trip: RoundTrip,
 }
 
@@ -94,6 +98,10 @@ pub(super) struct Driver {
     hosts: Vec<Candidate>,
     told: Told,
     next_scan: Instant,
+    /// Whether the router may be asked for a port, and what came of it.
+    map_ports: bool,
+    forwarding: Option<Forwarding>,
+    standing: Option<watch::Receiver<Standing>>,
 }
 
 impl Driver {
@@ -109,6 +117,7 @@ impl Driver {
         let peer = |peer: &MeshPeer| Ok((peer.index, Peer::new(config, peer.index, now)?));
         let mut gatherer = Gatherer::new(seed()?, config.scope, now);
         gatherer.set_servers(&config.reach.stun, now);
+        let told = config.reach.policy != Policy::Relay && config.scope != Scope::Local;
         Ok(Self {
             scope: config.scope,
             peers: config.peers.iter().map(peer).collect::<Result<_, _>>()?,
@@ -121,6 +130,9 @@ impl Driver {
             hosts: Vec::new(),
             told: Told::default(),
             next_scan: now,
+            map_ports: config.reach.map_ports && told,
+            forwarding: None,
+            standing: None,
         })
     }
 
@@ -128,6 +140,7 @@ impl Driver {
     pub(super) async fn run(mut self) {
         let events = self.queues.events.clone();
         self.look_at_lanes();
+        self.ask_router();
         loop {
             let now = Instant::now();
             self.handle_time(now);
@@ -138,10 +151,13 @@ impl Driver {
                     Some(Command::Signal { from, data }) => self.handle_signal(from, &data),
                     Some(Command::Stun(servers)) => {
                         self.gatherer.set_servers(&servers, Instant::now());
+                        self.ask_router();
                     }
                     Some(Command::Stop) | None => break,
                 },
                 () = changed(&mut self.queues.lane_changes) => self.look_at_lanes(),
+                // The addresses are told at the top.
+                () = changed(&mut self.standing) => {}
                 Some(stun) = self.queues.stun.recv() => self.handle_stun(&stun),
                 Some(note) = self.queues.notes.recv() => self.handle_note(note),
                 Ok(room) = events.reserve(), if !self.backlog.is_empty() => {
@@ -151,6 +167,37 @@ impl Driver {
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
+        }
+        if let Some(forwarding) = self.forwarding.take() {
+            forwarding.stop().await;
+        }
+    }
+
+    /// Asks the router to forward our port, if that is wanted, and of use: without a STUN server nobody would confirm
+    /// what it says.
+    fn ask_router(&mut self) {
+        if !self.map_ports || self.forwarding.is_some() || !self.gatherer.asks() {
+            return;
+        }
+        if let Some(port) = NonZeroU16::new(self.socket.port()) {
+            let forwarding = Forwarding::start(Wish {
+                transport: Transport::Udp,
+                port,
+            });
+            self.standing = Some(forwarding.standing());
+            self.forwarding = Some(forwarding);
+        }
+    }
+
+    /// What the router says that it forwards to our socket.
+    fn mapped(&self) -> Option<Mapping> {
+        let standing = *self.standing.as_ref()?.borrow();
+        match standing {
+            Standing::Forwarded(forwarded) => Some(Mapping {
+                base: forwarded.inside.into(),
+                seen: forwarded.outside.into(),
+            }),
+            Standing::Asking | Standing::Not(_) => None,
         }
     }
 
@@ -249,8 +296,9 @@ impl Driver {
 
     /// Tells the agents the own addresses, if there is anything new about them.
     fn tell_addresses(&mut self, now: Instant) {
+        let mapped = self.mapped();
         let told = Told {
-            candidates: candidates(&self.hosts, &self.gatherer),
+            candidates: candidates(&self.hosts, &self.gatherer, mapped),
             complete: self.gatherer.is_complete(),
             nat: self.gatherer.nat(),
         };
@@ -260,6 +308,12 @@ impl Driver {
         for peer in self.peers.values_mut() {
             peer.agent
                 .set_local(told.candidates.clone(), told.complete, told.nat, now);
+        }
+        if let (Some(forwarding), Some(mapped)) = (&self.forwarding, mapped)
+            && self.gatherer.sees_others_than(mapped.seen.ip())
+        {
+            // The router has another address now, or a STUN server lies.
+            forwarding.hurry();
         }
         tracing::debug!(addresses = told.candidates.len(), nat = ?told.nat, "own addresses");
         self.told = told;
@@ -386,6 +440,14 @@ impl Driver {
     }
 
     fn take_path(&mut self, index: u16, path: Path, reason: Reason) {
+        let direct = matches!(path, Path::Direct { .. });
+        if let (Some(peer), Some(forwarding)) = (self.peers.get_mut(&index), &self.forwarding) {
+            if peer.direct && !direct {
+                // A router that restarted has forgotten the port.
+                forwarding.hurry();
+            }
+            peer.direct = direct;
+        }
         match &path {
             Path::Direct { local, remote, .. } => {
                 let route = Route {
@@ -404,7 +466,7 @@ impl Driver {
             // before the agent knows.
             Path::Down { .. } => {}
         }
-        if !matches!(path, Path::Direct { .. }) {
+        if !direct {
             self.gatherer.refresh(Instant::now());
         }
         if let Some(peer) = self.peers.get_mut(&index) {
@@ -479,18 +541,19 @@ impl Peer {
             agent: Agent::new(agent, now),
             initiator,
             link: Link::Idle,
+            direct: false,
             round_trip: RoundTrip::new(now + ROUND_TRIP_INTERVAL),
         })
     }
 }
 
-/// Comes back when a lane changed; never, without lanes.
-async fn changed(lanes: &mut Option<watch::Receiver<u64>>) {
-    if let Some(changes) = lanes {
+/// Comes back when what is watched changed; never, if nothing is.
+async fn changed<T>(watched: &mut Option<watch::Receiver<T>>) {
+    if let Some(changes) = watched {
         if changes.changed().await.is_ok() {
             return;
         }
-        *lanes = None;
+        *watched = None;
     }
     std::future::pending::<()>().await;
 }

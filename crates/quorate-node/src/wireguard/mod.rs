@@ -25,7 +25,8 @@
 //! addresses that an agent has authenticated are accepted as sources, the rest is dropped and counted
 //! ([`Mesh::dropped`]). A pair begins on the lane and moves to a direct path once that is proven, or
 //! back; each way is open for what is still on it, so nothing is lost by moving. Our own
-//! addresses are looked at every two seconds, and STUN servers are asked what they see of them.
+//! addresses are looked at every two seconds, and STUN servers are asked what they see of them. Meanwhile the
+//! router may be asked to forward the socket's port; that is told to the peers once a STUN server saw the same address.
 //!
 //! **Security.** Requires that signals come from the peer they name, and that keys and pre-shared
 //! keys were agreed by all parties. Provides confidentiality and authenticity between exactly the
@@ -190,6 +191,8 @@ pub struct Reach {
     pub stun: Vec<SocketAddr>,
     /// Lanes to the peers.
     pub lanes: Option<Lanes>,
+    /// Whether the router may be asked to forward a port; see [`crate::portmap`].
+    pub map_ports: bool,
 }
 
 impl fmt::Debug for MeshConfig {

@@ -239,9 +239,26 @@ impl Agent {
             (false, false) => (How::Plain, Reason::Untranslated),
             (true, false) => (How::Plain, Reason::Reachable(Whose::Peer)),
             (false, true) => (How::Plain, Reason::Reachable(Whose::Own)),
-            (true, true) => (How::HolePunched, Reason::HolePunched),
+            (true, true) => match self.mapped_at(seen, remote) {
+                Some(whose) => (How::Plain, Reason::PortMapped(whose)),
+                None => (How::HolePunched, Reason::HolePunched),
+            },
         };
         (direct_path(direct, how), reason)
+    }
+
+    /// At which end the path goes through a port that a router forwards: both ends know what both offered.
+    fn mapped_at(&self, own: Option<SocketAddr>, peer: SocketAddr) -> Option<Whose> {
+        let forwarded = |list: &[crate::Candidate], address: SocketAddr| {
+            let is =
+                |c: &crate::Candidate| c.kind == CandidateKind::PortMapped && c.address == address;
+            list.iter().any(is)
+        };
+        let theirs = self.remote.as_ref();
+        Whose::of(
+            own.is_some_and(|own| forwarded(&self.local, own)),
+            theirs.is_some_and(|remote| forwarded(&remote.candidates, peer)),
+        )
     }
 }
 

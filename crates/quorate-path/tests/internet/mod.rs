@@ -3,11 +3,11 @@
 //! RFC 4787, as Linux does them.
 
 use quorate_path::{
-    Agent, AgentConfig, Candidate, Gatherer, Lane, Path, PathEvent, Policy, Reason, Scope,
+    Agent, AgentConfig, Candidate, Gatherer, Lane, Mapping, Path, PathEvent, Policy, Reason, Scope,
     candidates, stun,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -71,6 +71,10 @@ struct Nat {
     /// When a connection with a port of its own was last used.
     used: BTreeMap<(SocketAddr, SocketAddr), Instant>,
     next: u16,
+    /// A port that it was asked to forward, and to where.
+    forwards: Option<(u16, SocketAddr)>,
+    /// Connections from outside through that port.
+    forwarded: BTreeSet<(SocketAddr, SocketAddr)>,
 }
 
 impl Nat {
@@ -83,6 +87,8 @@ impl Nat {
             own: BTreeMap::new(),
             used: BTreeMap::new(),
             next: 50_000,
+            forwards: None,
+            forwarded: BTreeSet::new(),
         }
     }
 
@@ -94,6 +100,11 @@ impl Nat {
     fn outward(&mut self, from: SocketAddr, to: SocketAddr, now: Instant) -> Option<SocketAddr> {
         if self.kind == Kind::Blocked {
             return None;
+        }
+        if let Some((port, _)) = self.forwards
+            && self.forwarded.contains(&(from, to))
+        {
+            return Some(SocketAddr::from((self.outside, port)));
         }
         let idle = self
             .used
@@ -130,6 +141,10 @@ impl Nat {
         if let Some(inner) = self.open.get(&(port, from)) {
             return Some(*inner);
         }
+        if let Some((_, inner)) = self.forwards.filter(|(forwarded, _)| *forwarded == port) {
+            self.forwarded.insert((inner, from));
+            return Some(inner);
+        }
         let by_ip = || {
             let same =
                 |((p, r), _): &(&(u16, SocketAddr), &SocketAddr)| *p == port && r.ip() == from.ip();
@@ -156,6 +171,8 @@ impl Nat {
         self.out.clear();
         self.open.clear();
         self.own.clear();
+        self.forwards = None;
+        self.forwarded.clear();
         self.next += 1000;
     }
 }
@@ -175,6 +192,8 @@ struct Party {
     scan: Option<Instant>,
     /// It tells others than its own addresses.
     lies: bool,
+    /// What its router says that it forwards.
+    mapped: Option<Mapping>,
 }
 
 enum Message {
@@ -257,6 +276,7 @@ impl World {
                 heard: now,
                 scan: Some(now),
                 lies: false,
+                mapped: None,
             }
         };
         let way = Duration::from_millis(40);
@@ -375,6 +395,26 @@ impl World {
         }
     }
 
+    /// The first party's router forwards `port` to it from now on.
+    pub fn map_port(&mut self, port: u16) {
+        let party = &mut self.parties[0];
+        let nat = &mut party.nats[0];
+        nat.forwards = Some((port, party.address));
+        party.mapped = Some(Mapping {
+            base: party.address,
+            seen: SocketAddr::from((nat.outside, port)),
+        });
+    }
+
+    /// The first party's router says that it forwards a port of a victim.
+    pub fn map_lie(&mut self) {
+        let party = &mut self.parties[0];
+        party.mapped = Some(Mapping {
+            base: party.address,
+            seen: SocketAddr::from((VICTIM, 7)),
+        });
+    }
+
     /// The second party offers addresses of a victim.
     pub fn lie(&mut self) {
         let victims = (1..=16).map(|port| Candidate::host(SocketAddr::from((VICTIM, port))));
@@ -469,7 +509,7 @@ impl World {
         }
         if party.scan.is_none() && !party.lies {
             let hosts = [Candidate::host(party.address)];
-            let all = candidates(&hosts, &party.gatherer);
+            let all = candidates(&hosts, &party.gatherer, party.mapped);
             let (complete, nat) = (party.gatherer.is_complete(), party.gatherer.nat());
             party.agent.set_local(all, complete, nat, self.now);
         }

@@ -33,6 +33,9 @@ pub struct PartArgs {
     /// Use your own relays only, not those that the inviter or other parties name.
     #[arg(long, help_heading = "Network")]
     pub own_relays: bool,
+    /// Do not ask your router to let the other parties in at a port (PCP, NAT-PMP, UPnP) while the session lasts.
+    #[arg(long, help_heading = "Network")]
+    pub no_port_mapping: bool,
     /// Node that keeps where you are for the others to look up, such as another `quorate relay run`; repeat for more.
     /// Without it: the lines of the file `network` beside your contacts. Relays in use are such nodes anyway.
     #[arg(long, value_name = "ADDR", help_heading = "Network")]

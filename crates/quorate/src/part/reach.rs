@@ -47,6 +47,7 @@ pub fn of(part: &PartArgs, home: &Home) -> Result<Reach, Failure> {
         return Ok(Reach {
             relays: Vec::new(),
             relaying: Relaying::Never,
+            map_ports: !part.no_port_mapping,
         });
     }
     let scope = if part.local { Scope::Local } else { Scope::Lan };
@@ -85,6 +86,7 @@ pub fn of(part: &PartArgs, home: &Home) -> Result<Reach, Failure> {
         } else {
             Relaying::Any
         },
+        map_ports: !part.no_port_mapping,
     })
 }
 

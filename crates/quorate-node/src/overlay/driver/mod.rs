@@ -129,7 +129,9 @@ impl Driver {
             purpose,
             beacon_key,
             hints,
-            reach: Reach { relays, relaying },
+            reach: Reach {
+                relays, relaying, ..
+            },
         } = config;
         // A guest calls, and is not called.
         let reserve = relaying != Relaying::Never && !matches!(purpose, Purpose::Guest(_));

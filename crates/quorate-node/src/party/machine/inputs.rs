@@ -51,6 +51,7 @@ impl Machine {
             }
             OverlayEvent::Relay(relay) => {
                 self.note_relay(relay);
+                self.ask_router();
                 self.tell_addresses();
             }
             OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
@@ -58,9 +59,10 @@ impl Machine {
     }
 
     /// Lets the other parties know where this one can be reached.
-    fn tell_addresses(&mut self) {
+    pub(super) fn tell_addresses(&mut self) {
         let path = self.config.invitation.subject.net.path;
-        let all = self.overlay.addresses();
+        let mut all = self.mapped_addresses();
+        all.extend(self.overlay.addresses());
         let (circuits, direct): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|a| a.contains("/p2p-circuit"));
         let local = self.config.scope == Scope::Local;

@@ -3,6 +3,7 @@
 mod gate;
 mod inputs;
 mod keeping;
+mod ports;
 mod reach;
 mod reporting;
 mod seeking;
@@ -32,6 +33,7 @@ use zeroize::Zeroizing;
 use self::{
     gate::Gate,
     keeping::{earlier_record, forget_old_records},
+    ports::Ports,
     seeking::Seeking,
     standing::Standing,
 };
@@ -85,6 +87,8 @@ pub(super) struct Machine {
     lost_link: Option<(u16, Instant)>,
     /// Where relays answer STUN, by the relay's PeerId.
     stun: BTreeMap<String, Vec<SocketAddr>>,
+    /// The overlay's ports at the router, once it was asked.
+    ports: Option<Ports>,
 }
 
 /// What exists between `Install` and `Uninstall`.
@@ -128,6 +132,7 @@ enum Input {
     Stop(Stop),
     Command(Command),
     Answer(Answer),
+    Ports,
     Release,
     Deadline,
     Heartbeat,
@@ -196,6 +201,7 @@ impl Machine {
             gate,
             lost_link: None,
             stun: BTreeMap::new(),
+            ports: None,
         })
     }
 
@@ -207,6 +213,9 @@ impl Machine {
         self.uninstall().await;
         if let Some(seeking) = self.seeking.take() {
             seeking.stop().await;
+        }
+        if let Some(ports) = self.ports.take() {
+            ports.stop().await;
         }
         self.overlay.stop().await;
         let cleaned = self.desk.close().await;
@@ -490,6 +499,7 @@ impl Machine {
             Ok(()) = stop.changed() => Input::Stop(*stop.borrow_and_update()),
             Some(command) = self.desk.command() => Input::Command(command),
             Some(answer) = Seeking::answer(self.seeking.as_mut()) => Input::Answer(answer),
+            () = Ports::changed(self.ports.as_mut()) => Input::Ports,
             () = self.gate.opened() => Input::Release,
             () = sleep_until(deadline) => Input::Deadline,
             () = sleep_until(Some(next_report)) => Input::Heartbeat,
@@ -536,6 +546,7 @@ impl Machine {
             }
             Input::Command(command) => self.on_command(command, at, now),
             Input::Answer(answer) => self.on_answer(answer, at, now),
+            Input::Ports => self.tell_addresses(),
             Input::Release => self.release_start(),
             Input::Deadline => {
                 self.session.handle_timeout(at, now);

@@ -31,6 +31,7 @@ impl Machine {
             policy,
             stun: self.stun_servers(),
             lanes,
+            map_ports: self.config.reach.map_ports,
         }
     }
 
@@ -78,7 +79,7 @@ impl Machine {
     }
 
     /// Those of all relays; the first of each before the second of any, because the mesh asks a few.
-    fn stun_servers(&self) -> Vec<SocketAddr> {
+    pub(super) fn stun_servers(&self) -> Vec<SocketAddr> {
         let most = self.stun.values().map(Vec::len).max().unwrap_or(0);
         let nth = |n: usize| self.stun.values().filter_map(move |s| s.get(n).copied());
         (0..most).flat_map(nth).collect()
