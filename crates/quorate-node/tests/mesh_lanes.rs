@@ -13,7 +13,10 @@ use quorate_path::{Policy, stun};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -32,12 +35,17 @@ struct Wire {
     to: BTreeMap<u16, mpsc::Sender<(u16, Vec<u8>)>>,
     state: Arc<Mutex<Option<LaneState>>>,
     changes: watch::Sender<u64>,
+    /// Datagrams that were given to a relay.
+    relayed: AtomicUsize,
 }
 
 impl LaneOut for Wire {
     fn send(&self, index: u16, datagram: &[u8]) -> bool {
-        let there = self.state.lock().unwrap().is_some();
-        there
+        let state = self.state.lock().unwrap().clone();
+        if state.as_ref().is_some_and(|lane| lane.via.is_some()) {
+            self.relayed.fetch_add(1, Ordering::Relaxed);
+        }
+        state.is_some()
             && self.to[&index]
                 .try_send((self.me, datagram.to_vec()))
                 .is_ok()
@@ -67,6 +75,22 @@ fn via(name: Option<&str>) -> LaneState {
 }
 
 async fn pair(lane: LaneState, policy: Policy, change: impl Fn(&mut MeshConfig)) -> Pair {
+    let (configs, switch, wires) = two(lane, policy, change);
+    let world = World::of(configs).await;
+    Pair {
+        world,
+        switch,
+        wires,
+    }
+}
+
+type Parts = (
+    Vec<MeshConfig>,
+    Arc<Mutex<Option<LaneState>>>,
+    Vec<Arc<Wire>>,
+);
+
+fn two(lane: LaneState, policy: Policy, change: impl Fn(&mut MeshConfig)) -> Parts {
     let switch = Arc::new(Mutex::new(Some(lane)));
     let queues: Vec<_> = (0..2).map(|_| mpsc::channel(4096)).collect();
     let senders: Vec<_> = queues.iter().map(|(sender, _)| sender.clone()).collect();
@@ -79,6 +103,7 @@ async fn pair(lane: LaneState, policy: Policy, change: impl Fn(&mut MeshConfig))
             to: BTreeMap::from([(other, senders[usize::from(other)].clone())]),
             state: Arc::clone(&switch),
             changes: watch::Sender::new(0),
+            relayed: AtomicUsize::new(0),
         });
         let mut config = config(me, 2);
         config.reach.policy = policy;
@@ -90,12 +115,7 @@ async fn pair(lane: LaneState, policy: Policy, change: impl Fn(&mut MeshConfig))
         wires.push(wire);
         configs.push(config);
     }
-    let world = World::of(configs).await;
-    Pair {
-        world,
-        switch,
-        wires,
-    }
+    (configs, switch, wires)
 }
 
 impl Pair {
@@ -162,6 +182,52 @@ async fn a_pair_that_may_use_relays_only_tells_no_address_and_uses_nothing_else(
     // A stream straight to the peer is no relay.
     pair.switch(Some(via(None)));
     pair.path("down since").await;
+    drop((near, far, listener));
+    pair.world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_that_may_use_direct_paths_only_gives_nothing_to_a_relay() {
+    let (configs, switch, wires) = two(via(None), Policy::Direct, |_| {});
+    let world = World::without_signals(configs).await;
+    let mut pair = Pair {
+        world,
+        switch,
+        wires,
+    };
+    pair.world.all_up().await;
+    pair.path("direct").await;
+    let mut listener = pair.world.meshes[1].listener(PORT);
+    let mut near = pair.world.meshes[0].connect(1, PORT).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    // The stream straight to the peer is gone; one over a relay is there.
+    pair.switch(Some(via(Some("relay"))));
+    let refused = |at: usize| pair.world.meshes[at].dropped().no_path;
+    let down = async {
+        let word = |at: usize| pair.world.meshes[at].links().remove(0).path;
+        while (0..2).any(|at| !word(at).starts_with("down")) {
+            sleep(Duration::from_millis(5)).await;
+        }
+        near.write_all(b"for nobody's relay").await.unwrap();
+        while refused(0) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = timeout(PATIENCE, down).await.is_ok();
+    let relayed = || pair.wires[0].relayed.load(Ordering::Relaxed);
+    assert!(in_time, "{} datagrams went over the relay", relayed());
+    // What was on its way when the lane changed is counted; nothing comes after it.
+    let (before, dropped) = (relayed(), refused(0));
+    let more = async {
+        while refused(0) == dropped {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, more).await.is_ok(), "it is sent again");
+    assert_eq!(relayed(), before);
+    // It goes on where it may.
+    pair.switch(Some(via(None)));
+    pair.path("direct").await;
     drop((near, far, listener));
     pair.world.stop().await;
 }

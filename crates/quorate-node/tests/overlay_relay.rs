@@ -21,6 +21,7 @@ use quorate_node::{
     },
     relay::{Relay, RelayOptions},
 };
+use quorate_path::Policy;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -432,6 +433,40 @@ async fn the_session_and_the_lane_move_to_a_direct_connection() {
     }
     arrives(&to_b, 2, &mut from_a, 1).await;
     assert!(relay.status().circuits <= 1);
+}
+
+#[tokio::test]
+async fn where_only_direct_ways_are_allowed_the_first_lane_is_a_direct_one() {
+    let (_relay, address) = relay("north").await;
+    let (a, b) = two_over(&[&address]).await;
+    let peers = |index, node: &Node| vec![(index, node.overlay.peer_id())];
+    let (to_b, _from_b) = a.overlay.lanes_under(Policy::Direct, peers(2, &b));
+    let (to_a, _from_a) = b.overlay.lanes_under(Policy::Direct, peers(1, &a));
+    b.overlay.dial(a.direct());
+    assert_eq!(measured(&to_b, 2).await, None);
+    assert_eq!(measured(&to_a, 1).await, None);
+}
+
+#[tokio::test]
+async fn where_only_relays_are_allowed_two_on_one_machine_use_one() {
+    let (relay, address) = relay("north").await;
+    let (mut a, mut b) = (
+        Start::over(&[&address]).go().await,
+        Start::over(&[&address]).go().await,
+    );
+    a.reserved(1).await;
+    b.reserved(1).await;
+    a.overlay.dial(b.direct());
+    let (_, _, at) = a.up().await;
+    assert!(!at.contains("/p2p-circuit"), "{at}");
+    b.up().await;
+    let peers = |index, node: &Node| vec![(index, node.overlay.peer_id())];
+    let (to_b, _from_b) = a.overlay.lanes_under(Policy::Relay, peers(2, &b));
+    let (to_a, mut from_a) = b.overlay.lanes_under(Policy::Relay, peers(1, &a));
+    assert_eq!(measured(&to_b, 2).await.as_deref(), Some("north"));
+    assert_eq!(measured(&to_a, 1).await.as_deref(), Some("north"));
+    arrives(&to_b, 2, &mut from_a, 1).await;
+    assert_eq!(relay.status().circuits, 1);
 }
 
 #[tokio::test]

@@ -96,6 +96,17 @@ pub enum Policy {
     Relay,
 }
 
+impl Policy {
+    /// Whether data may take a way over a relay, or else one without.
+    pub fn allows(self, relayed: bool) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Direct => !relayed,
+            Self::Relay => relayed,
+        }
+    }
+}
+
 /// At which end something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {

@@ -47,6 +47,7 @@ use std::{
     time::Instant,
 };
 
+use quorate_path::Policy;
 use tokio::{
     sync::{mpsc, mpsc::error::TrySendError},
     task::JoinHandle,
@@ -337,7 +338,16 @@ impl Overlay {
     /// Lanes for the datagrams of the mesh to these parties: index in the roster, `PeerId` text. They take the
     /// place of earlier lanes, which end.
     pub fn lanes(&self, peers: Vec<(u16, String)>) -> (LaneSender, LaneReceiver) {
-        let (sender, receiver, order) = lanes::pair(peers);
+        self.lanes_under(Policy::Any, peers)
+    }
+
+    /// As [`lanes`](Self::lanes), of the kinds that the policy allows: no datagram takes another one.
+    pub fn lanes_under(
+        &self,
+        policy: Policy,
+        peers: Vec<(u16, String)>,
+    ) -> (LaneSender, LaneReceiver) {
+        let (sender, receiver, order) = lanes::pair(policy, peers);
         // It must not be lost, however many addresses are told at this moment.
         if let Err(TrySendError::Full(order)) = self.commands.try_send(Command::Lanes(order)) {
             let commands = self.commands.clone();

@@ -88,6 +88,7 @@ struct Told {
 /// See the module's text.
 pub(super) struct Driver {
     scope: Scope,
+    policy: Policy,
     peers: BTreeMap<u16, Peer>,
     socket: Arc<MeshSocket>,
     table: Arc<PathTable>,
@@ -120,6 +121,7 @@ impl Driver {
         let told = config.reach.policy != Policy::Relay && config.scope != Scope::Local;
         Ok(Self {
             scope: config.scope,
+            policy: config.reach.policy,
             peers: config.peers.iter().map(peer).collect::<Result<_, _>>()?,
             socket,
             table,
@@ -463,8 +465,13 @@ impl Driver {
                 self.shake_hands(index);
             }
             // A path that is down keeps its last route: sending costs nothing and it may work again
-            // before the agent knows.
-            Path::Down { .. } => {}
+            // before the agent knows. Where not every way is allowed a lane is left: the next one may
+            // be of the other kind.
+            Path::Down { .. } => {
+                if self.policy != Policy::Any {
+                    self.table.leave_lane(index);
+                }
+            }
         }
         if !direct {
             self.gatherer.refresh(Instant::now());

@@ -189,6 +189,13 @@ impl PathTable {
         }
     }
 
+    /// Packets for this peer do not go over its lane any more, until they are told to.
+    pub(super) fn leave_lane(&self, index: u16) {
+        if let Some(slot) = self.slots.get(&index) {
+            open!(slot.way.write()).take_if(|way| *way == Way::Lane);
+        }
+    }
+
     /// The peers that packets from this address may belong to; keys decide between several.
     pub(super) fn sources(&self, address: SocketAddr) -> Option<Arc<[u16]>> {
         open!(self.sources.read()).get(&address).cloned()

@@ -68,6 +68,15 @@ impl World {
     }
 
     pub async fn of(configs: Vec<MeshConfig>) -> Self {
+        Self::start(configs, true).await
+    }
+
+    /// Meshes that never hear of each other's addresses.
+    pub async fn without_signals(configs: Vec<MeshConfig>) -> Self {
+        Self::start(configs, false).await
+    }
+
+    async fn start(configs: Vec<MeshConfig>, signals: bool) -> Self {
         let mut starting = JoinSet::new();
         for (i, config) in configs.into_iter().enumerate() {
             starting.spawn(async move { (i, Mesh::start(config).await.unwrap()) });
@@ -87,7 +96,8 @@ impl World {
         for (i, receiver) in events.into_iter().enumerate() {
             let (sender, up) = watch::channel(BTreeSet::new());
             world.up.push(up);
-            let weak = world.meshes.iter().map(Arc::downgrade).collect();
+            let weak = world.meshes.iter().map(Arc::downgrade);
+            let weak = weak.filter(|_| signals).collect();
             world.carriers.spawn(carry(i, receiver, weak, sender));
         }
         world

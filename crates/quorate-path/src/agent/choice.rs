@@ -86,11 +86,9 @@ impl Agent {
             // Both ends notice by themselves; whoever is first, the other follows.
             self.begin_round(self.round.saturating_add(1), now);
         }
-        let lane = self.lane.clone().filter(|lane| match self.config.policy {
-            Policy::Any => true,
-            Policy::Direct => lane.via.is_none(),
-            Policy::Relay => lane.via.is_some(),
-        });
+        let policy = self.config.policy;
+        let lane = self.lane.clone();
+        let lane = lane.filter(|lane| policy.allows(lane.via.is_some()));
         let direct = self.direct.as_ref().filter(|_| !silent || lane.is_none());
         let (path, reason) = match (direct, lane) {
             (Some(direct), _) => self.describe(direct),

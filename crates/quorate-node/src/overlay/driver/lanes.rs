@@ -82,6 +82,7 @@ impl Driver {
         self.lanes.close_all();
         let Order {
             peers,
+            policy,
             shared,
             incoming,
         } = order;
@@ -95,13 +96,16 @@ impl Driver {
             }
         }
         self.lanes.current = Some(Current { shared, incoming });
-        self.want_circuits(roster.keys().copied(), now);
+        self.want_circuits(roster.keys().copied(), policy, now);
         for party in roster.keys() {
             // Whatever somebody said before it was known.
             let session = &mut self.swarm.behaviour_mut().session;
             session.remove_foreign_relay(party);
         }
-        self.swarm.behaviour_mut().lanes.set_roster(roster, now);
+        self.swarm
+            .behaviour_mut()
+            .lanes
+            .set_roster(roster, policy, now);
     }
 
     pub(super) fn on_lane(&mut self, event: Event) {

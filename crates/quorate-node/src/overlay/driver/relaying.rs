@@ -6,6 +6,9 @@
 //!                      └─► announcement, pings ──► OverlayEvent::Relay
 //!   party of the roster without a direct connection ──► circuits over two relays, one lane on each
 //! ```
+//! Where the session allows no data over relays there are no circuits for lanes; where it allows none beside them,
+//! there are circuits beside a direct connection too.
+//!
 //! The lower `PeerId` dials the circuits of lanes, so that both ends do not dial at once; a party that nothing leads to for
 //! [`POLITE_WAIT`] is dialled by the other one too, which may know better how things stand since its own network changed.
 
@@ -34,6 +37,7 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
+use quorate_path::Policy;
 
 /// Time between two looks at which parties lack a circuit.
 const CIRCUIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -57,6 +61,8 @@ pub(super) struct RelayState {
     pub how: Relaying,
     /// Parties to which lanes are wanted, and since when nothing leads there.
     parties: HashMap<PeerId, Option<Instant>>,
+    /// Lanes over circuits are wanted beside a direct connection too, because no other ones are allowed.
+    circuits_only: bool,
     next_look: Option<Instant>,
     circuits: HashMap<ConnectionId, Asked>,
     avoided: HashMap<(PeerId, PeerId), Instant>,
@@ -80,6 +86,7 @@ impl RelayState {
             table: Relays::new(reserve, seed),
             how,
             parties: HashMap::new(),
+            circuits_only: false,
             next_look: None,
             circuits: HashMap::new(),
             avoided: HashMap::new(),
@@ -298,9 +305,16 @@ impl Driver {
 
     // ---- circuits for lanes
 
-    /// Lanes are wanted to these peers from now on.
-    pub(super) fn want_circuits(&mut self, parties: impl Iterator<Item = PeerId>, now: Instant) {
-        self.relaying.parties = parties.map(|peer| (peer, None)).collect();
+    /// Lanes are wanted to these peers from now on, over circuits as far as the policy allows them.
+    pub(super) fn want_circuits(
+        &mut self,
+        parties: impl Iterator<Item = PeerId>,
+        policy: Policy,
+        now: Instant,
+    ) {
+        let wanted = parties.filter(|_| policy.allows(true));
+        self.relaying.parties = wanted.map(|peer| (peer, None)).collect();
+        self.relaying.circuits_only = !policy.allows(false);
         self.relaying.avoided.clear();
         self.relaying.next_look = Some(now);
     }
@@ -350,7 +364,7 @@ impl Driver {
     }
 
     fn next_circuit(&self, peer: PeerId, now: Instant) -> Option<Endpoint> {
-        if self.dialing.is_connected(&peer) {
+        if self.dialing.is_connected(&peer) && !self.relaying.circuits_only {
             return None;
         }
         let asked = self.relaying.circuits.values().filter(|c| c.peer == peer);

@@ -9,7 +9,8 @@
 //! (yet) in the roster waits unread, one per connection, because the other side may know the
 //! roster a moment earlier.
 //!
-//! Limits: one lane per connection; per peer one direct and [`MAX_CIRCUIT_LANES`] over circuits.
+//! Limits: one lane per connection; per peer one direct and [`MAX_CIRCUIT_LANES`] over circuits. What the policy
+//! forbids is neither opened nor accepted.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,6 +27,8 @@ use libp2p::{
         handler::{ConnectionEvent, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
+
+use quorate_path::Policy;
 
 use super::MAX_CIRCUIT_LANES;
 use crate::overlay::address::relay_of;
@@ -73,6 +76,7 @@ impl Connection {
 pub(in crate::overlay) struct Behaviour {
     local: PeerId,
     roster: HashMap<PeerId, u16>,
+    policy: Policy,
     connections: HashMap<PeerId, Vec<Connection>>,
     queue: VecDeque<ToSwarm<Event, Open>>,
 }
@@ -82,21 +86,27 @@ impl Behaviour {
         Self {
             local,
             roster: HashMap::new(),
+            policy: Policy::Any,
             connections: HashMap::new(),
             queue: VecDeque::new(),
         }
     }
 
-    /// From now on these peers have lanes, and no others.
-    pub fn set_roster(&mut self, roster: HashMap<PeerId, u16>, now: Instant) {
+    /// From now on these peers have lanes where the policy allows them, and no others.
+    pub fn set_roster(&mut self, roster: HashMap<PeerId, u16>, policy: Policy, now: Instant) {
         self.roster = roster;
+        self.policy = policy;
         let mut opened = Vec::new();
         for (peer, connections) in &mut self.connections {
             let Some(&index) = self.roster.get(peer) else {
                 continue;
             };
             for on in connections {
-                if matches!(on.state, State::Parked(_))
+                if !policy.allows(on.relay.is_some()) {
+                    if matches!(on.state, State::Parked(_)) {
+                        on.state = State::Idle(now);
+                    }
+                } else if matches!(on.state, State::Parked(_))
                     && let State::Parked(stream) = std::mem::replace(&mut on.state, State::Open)
                 {
                     opened.push(Event::Opened {
@@ -146,7 +156,7 @@ impl Behaviour {
             if self.local >= *peer || !self.roster.contains_key(peer) {
                 continue;
             }
-            while let Some(at) = next(connections, now) {
+            while let Some(at) = next(connections, self.policy, now) {
                 connections[at].state = State::Asked;
                 self.queue.push_back(ToSwarm::NotifyHandler {
                     peer_id: *peer,
@@ -162,7 +172,7 @@ impl Behaviour {
         let ours = self.connections.iter();
         let ours = ours.filter(|(p, _)| self.local < **p && self.roster.contains_key(*p));
         ours.filter_map(|(_, all)| {
-            let at = all.iter().filter(|on| wanted(all, on));
+            let at = all.iter().filter(|on| wanted(all, self.policy, on));
             at.filter_map(|on| match on.state {
                 State::Idle(at) => Some(at),
                 _ => None,
@@ -180,11 +190,13 @@ impl Behaviour {
     fn opened(&mut self, peer: PeerId, id: ConnectionId, stream: Stream, inbound: bool) {
         let index = self.roster.get(&peer).copied();
         let theirs = peer < self.local;
+        let policy = self.policy;
         let Some(on) = self.connection(peer, id) else {
             return;
         };
-        // A second stream, or one that was ours to open, is closed by dropping it.
-        if inbound && (!theirs || matches!(on.state, State::Open)) {
+        // A second stream, one that was ours to open, or that nobody may use, is closed by dropping it.
+        let allowed = theirs && policy.allows(on.relay.is_some());
+        if inbound && (!allowed || matches!(on.state, State::Open)) {
             return;
         }
         let Some(index) = index else {
@@ -206,8 +218,9 @@ impl Behaviour {
 }
 
 /// Whether a lane on `candidate` is missing.
-fn wanted(all: &[Connection], candidate: &Connection) -> bool {
-    if !matches!(candidate.state, State::Idle(_)) {
+fn wanted(all: &[Connection], policy: Policy, candidate: &Connection) -> bool {
+    let idle = matches!(candidate.state, State::Idle(_));
+    if !idle || !policy.allows(candidate.relay.is_some()) {
         return false;
     }
     let mut used = all.iter().filter(|c| c.is_used());
@@ -221,9 +234,9 @@ fn wanted(all: &[Connection], candidate: &Connection) -> bool {
 }
 
 /// The connection on which a lane is to be opened now.
-fn next(all: &[Connection], now: Instant) -> Option<usize> {
+fn next(all: &[Connection], policy: Policy, now: Instant) -> Option<usize> {
     let due = |on: &Connection| matches!(on.state, State::Idle(at) if at <= now);
-    all.iter().position(|on| due(on) && wanted(all, on))
+    all.iter().position(|on| due(on) && wanted(all, policy, on))
 }
 
 impl NetworkBehaviour for Behaviour {
@@ -375,5 +388,60 @@ impl ConnectionHandler for Handler {
             ConnectionEvent::DialUpgradeError(_) => self.failed = true,
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{core::ConnectedPoint, swarm::behaviour::ConnectionEstablished};
+
+    use super::*;
+
+    const DIRECT: usize = 0;
+    const CIRCUIT: usize = 1;
+
+    /// The connections on which a lane is asked for, of a direct one and a circuit, under this policy.
+    fn asked_for(policy: Policy) -> Vec<usize> {
+        let mut ids = [PeerId::random(), PeerId::random()];
+        ids.sort_unstable();
+        let [local, peer] = ids;
+        let mut lanes = Behaviour::new(local);
+        let circuit = format!("/ip4/192.0.2.7/tcp/1/p2p/{local}/p2p-circuit/p2p/{peer}");
+        for (id, address) in [(DIRECT, "/ip4/192.0.2.8/tcp/1"), (CIRCUIT, &circuit)] {
+            let endpoint = ConnectedPoint::Dialer {
+                address: address.parse().expect("an address"),
+                role_override: Role::Dialer,
+                port_use: PortUse::Reuse,
+            };
+            lanes.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id: peer,
+                connection_id: ConnectionId::new_unchecked(id),
+                endpoint: &endpoint,
+                failed_addresses: &[],
+                other_established: id,
+            }));
+        }
+        let roster = HashMap::from([(peer, 1)]);
+        lanes.set_roster(roster, policy, Instant::now());
+        let asked = lanes.queue.drain(..).filter_map(|order| match order {
+            ToSwarm::NotifyHandler {
+                handler: NotifyHandler::One(id),
+                ..
+            } => [DIRECT, CIRCUIT]
+                .into_iter()
+                .find(|n| ConnectionId::new_unchecked(*n) == id),
+            _ => None,
+        });
+        let asked = asked.collect();
+        let later = lanes.poll_timeout();
+        assert_eq!(later, None, "what is forbidden is not tried again");
+        asked
+    }
+
+    #[test]
+    fn lanes_are_opened_on_connections_that_the_policy_allows() {
+        assert_eq!(asked_for(Policy::Any), [DIRECT, CIRCUIT]);
+        assert_eq!(asked_for(Policy::Direct), [DIRECT]);
+        assert_eq!(asked_for(Policy::Relay), [CIRCUIT]);
     }
 }

@@ -12,6 +12,8 @@
 //! that, another one is in use if there is one. If all are silent for [`SILENT`], there is no lane as far as
 //! the mesh is told, until one is heard of again.
 //!
+//! Of direct lanes and those over circuits there are only the ones that the policy of the session allows.
+//!
 //! Limits: [`LANE_QUEUE_BYTES`] wait per party, from which the oldest datagrams fall out;
 //! [`RECEIVE_QUEUE`] datagrams wait for the receiver, beyond which the streams stand still;
 //! datagrams of at most [`MAX_DATAGRAM_BYTES`].
@@ -32,6 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use quorate_path::Policy;
 use tokio::sync::{Notify, mpsc, watch};
 
 pub(super) use behaviour::{Behaviour, Event};
@@ -132,20 +135,19 @@ impl LaneReceiver {
 pub(super) struct Order {
     /// Index and `PeerId` text of every party.
     pub peers: Vec<(u16, String)>,
+    pub policy: Policy,
     pub shared: Arc<Shared>,
     pub incoming: mpsc::Sender<(u16, Vec<u8>)>,
 }
 
 /// Both ends for the caller, and what the overlay's task needs to serve them.
-pub(super) fn pair(peers: Vec<(u16, String)>) -> (LaneSender, LaneReceiver, Order) {
+pub(super) fn pair(policy: Policy, peers: Vec<(u16, String)>) -> (LaneSender, LaneReceiver, Order) {
     let (incoming, receiver) = mpsc::channel(RECEIVE_QUEUE);
-    let shared = Arc::new(Shared {
-        parties: Mutex::default(),
-        changed: watch::Sender::new(0),
-    });
+    let shared = Arc::new(Shared::new(policy));
     let sender = LaneSender(Arc::clone(&shared));
     let order = Order {
         peers,
+        policy,
         shared,
         incoming,
     };
@@ -154,6 +156,7 @@ pub(super) fn pair(peers: Vec<(u16, String)>) -> (LaneSender, LaneReceiver, Orde
 
 /// The lanes of all parties, as the sender and the tasks of the lanes see them.
 pub(super) struct Shared {
+    policy: Policy,
     parties: Mutex<HashMap<u16, Party>>,
     changed: watch::Sender<u64>,
 }
@@ -264,12 +267,23 @@ impl Queue {
 }
 
 impl Shared {
+    fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            parties: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<u16, Party>> {
         self.parties.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a lane; `None` when this party has too many.
+    /// Adds a lane; `None` when this party has too many, or may not have one like this.
     fn add(&self, index: u16, lane: Lane, now: Instant) -> Option<Arc<Lane>> {
+        if !self.policy.allows(lane.via.is_some()) {
+            return None;
+        }
         let mut parties = self.lock();
         let party = parties.entry(index).or_default();
         if party.lanes.len() >= MAX_LANES {

@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 fn shared() -> Shared {
-    Shared {
-        parties: Mutex::default(),
-        changed: watch::Sender::new(0),
-    }
+    Shared::new(Policy::Any)
 }
 
 fn lane(id: u64, via: Option<&str>, now: Instant) -> Lane {
@@ -85,6 +82,25 @@ fn a_party_whose_lanes_are_all_silent_has_none_until_one_is_heard_of_again() {
     shared.review(1, later + millis(3000));
     assert_eq!(via().as_deref(), Some("b"));
     assert!(changed.has_changed().expect("open"));
+}
+
+#[test]
+fn no_lane_comes_into_use_that_the_policy_forbids() {
+    let now = Instant::now();
+    for (policy, allowed) in [(Policy::Direct, 1), (Policy::Relay, 2)] {
+        let shared = Arc::new(Shared::new(policy));
+        let sender = LaneSender(Arc::clone(&shared));
+        let direct = shared.add(1, lane(1, None, now), now);
+        let relayed = shared.add(1, lane(2, Some("a"), now), now);
+        assert_eq!(
+            (direct.is_some(), relayed.is_some()),
+            (allowed == 1, allowed == 2)
+        );
+        assert_eq!(used(&shared), Some(allowed));
+        assert!(sender.send(1, &[1]));
+        shared.remove(1, allowed, now);
+        assert!(!sender.send(1, &[2]), "{policy:?}: nothing else carries it");
+    }
 }
 
 #[test]
@@ -167,7 +183,7 @@ async fn a_lane_carries_datagrams_and_measures_its_round_trip() {
     let (left, right) = tokio::io::duplex(4096);
     let mut ends = Vec::new();
     for (index, stream) in [(7, left), (8, right)] {
-        let (sender, receiver, order) = pair(Vec::new());
+        let (sender, receiver, order) = pair(Policy::Any, Vec::new());
         let (cut, cutting) = tokio::sync::oneshot::channel();
         let carrier = Carrier {
             stream: Duplex::from(stream),

@@ -25,7 +25,7 @@ impl Machine {
         // On one machine there is always a direct path, and none that is as fast.
         let lanes = (self.config.scope != Scope::Local || policy == Policy::Relay).then(|| {
             let peers = plan.peers.iter().map(|p| (p.pid.0, p.peer.to_string()));
-            self.overlay.lanes(peers.collect()).into()
+            self.overlay.lanes_under(policy, peers.collect()).into()
         });
         Reach {
             policy,
