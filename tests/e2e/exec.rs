@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::world::{Ended, Running, World, output, program};
+use rustix::process::Signal;
+
+use crate::world::{Ended, Running, World, eventually, output, program};
 
 /// Invites all to the exchange program, as one writes it.
 fn invite(world: &World, words: &[&str]) -> (PathBuf, Ended) {
@@ -187,5 +189,49 @@ fn an_executable_that_came_along_is_started_from_its_private_copy() {
         ended.assert_done();
         assert!(ended.stdout.contains("total 675"), "{}", ended.stdout);
     }
+    world.assert_clean();
+}
+
+#[test]
+fn f05_what_the_executable_of_a_killed_quorate_started_is_found_and_ended_by_clean() {
+    let world = World::three();
+    let executable = program("waiting.sh");
+    let file = world.path("exec.quorate");
+    let with = format!("bo={},cleo={}", world.dids[1], world.dids[2]);
+    let mut invite = world.quorate(0);
+    invite.args(["invite", "--engine", "exec", "--me", "alba"]);
+    invite.args(["--with", &with, "--out"]).arg(&file).arg("--");
+    invite.arg(&executable);
+    output(invite).assert_done();
+    let joined = world.all_join(&file, |_, command| {
+        command.arg("--program").arg(&executable);
+    });
+    for party in &joined {
+        party.stdout.wait_for("waiting");
+    }
+    let child = |party: &Running| -> u32 {
+        let text = party.stdout.text();
+        let number = text.lines().find_map(|l| l.strip_prefix("child ")).unwrap();
+        number.trim().parse().unwrap()
+    };
+    let alive = |number: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    let (orphan, others) = (child(&joined[1]), child(&joined[0]));
+    joined[1].signal(Signal::KILL);
+    eventually("the executable of the killed quorate ends", || {
+        world.program_processes().len() <= 2
+    });
+    let mut clean = world.quorate(1);
+    clean.arg("clean");
+    output(clean).assert_done();
+    assert!(!alive(orphan), "its child goes on");
+    assert!(alive(others), "the child of a session that goes on");
+    for party in joined {
+        party.signal(Signal::INT);
+        party.end();
+    }
+    assert!(!alive(others));
     world.assert_clean();
 }

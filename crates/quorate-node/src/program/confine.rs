@@ -124,6 +124,7 @@ enum Then {
 #[allow(unsafe_code)] // the one place; there is no safe way to act between fork and exec
 fn apply(command: &mut Command, confinement: Confinement, then: Then) {
     let maps = Maps::identity();
+    let parent = rustix::process::getpid();
     let inside = move || -> io::Result<()> {
         if let Some(bytes) = confinement.memory {
             limit_memory(bytes)?;
@@ -140,6 +141,10 @@ fn apply(command: &mut Command, confinement: Confinement, then: Then) {
                 };
                 rustix::process::setrlimit(Resource::Core, no_core)?;
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                // Whoever died before that call gives no signal any more.
+                if rustix::process::getppid() != Some(parent) {
+                    return Err(Errno::CHILD.into());
+                }
                 Ok(())
             }
             Then::Stop => Err(PROBED.into()),

@@ -132,7 +132,7 @@ pub struct ProgramSpec {
 
 /// Everything that a start needs with the engine `exec`.
 pub struct ExecSpec {
-    /// The executable file.
+    /// The executable file, in the folder of the run: by it `quorate clean` knows what the program started.
     pub file: PathBuf,
     /// Its arguments, placeholders replaced.
     pub args: Vec<String>,
@@ -273,6 +273,7 @@ impl Supervisor {
             .env_clear()
             .envs(scrubbed(std::env::vars_os()))
             .envs(spec.environment)
+            .env(PROGRAM_MARK, &spec.file)
             .process_group(0);
         confine_with_life(&mut command, spec.confinement);
         Self::launch(command, None, spec.file, (spec.stdout, spec.stderr)).await
