@@ -16,7 +16,7 @@ pub const MAX_PEER_ADDRESSES: usize = 12;
 pub const PEERS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time in which news of where parties are is collected.
 pub const PEERS_DELAY: Duration = Duration::from_millis(100);
-/// A `peers` frame that comes sooner than this after the one before is left out.
+/// Of the `peers` frames of one link that come sooner than this after the one before, the last one is taken when the time is over.
 pub const PEERS_HEARD_INTERVAL: Duration = Duration::from_millis(200);
 /// News of where a party is that are passed on at once.
 pub const PEERS_NEWS: u32 = 3;

@@ -134,6 +134,30 @@ fn a48_a_flood_of_addresses_over_one_link_is_heard_now_and_then() {
 }
 
 #[test]
+fn of_news_that_arrive_together_after_a_stall_the_last_one_counts() {
+    let mut table = star(3);
+    table.run();
+    table.pass(Duration::from_secs(4));
+    let before = table.seats[0].seen.peers.len();
+    for n in [31, 32, 33] {
+        let frame = Frame::Peers {
+            own: at(n),
+            others: Vec::new(),
+        };
+        let (now, wall) = (table.now, table.at);
+        let session = &mut table.seats[0].session;
+        session.handle_message(LinkId(1), &frame.encode(), wall, now);
+        table.drain(0);
+    }
+    table.pass(Duration::from_secs(4));
+    let heard = &table.seats[0].seen.peers[before..];
+    let heard: Vec<_> = heard.iter().map(|p| p.addresses.clone()).collect();
+    assert_eq!(heard, [at(31), at(33)]);
+    // And it is what the others are told.
+    assert!(told(&table, 2).iter().any(|p| p.addresses == at(33)));
+}
+
+#[test]
 fn more_than_fits_is_refused_and_never_sent() {
     let one = PeerAt {
         peer: star(3).seats[0].session.peer_id(),

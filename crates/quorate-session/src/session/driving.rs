@@ -277,6 +277,7 @@ impl Session {
         }
         self.close_slow_links(now);
         self.ask_others(now);
+        self.hear_early(now);
         self.tell_peers(now);
         if self.news_at.is_some_and(|at| at <= now) {
             self.announce_news(now);

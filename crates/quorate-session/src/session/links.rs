@@ -630,13 +630,19 @@ impl Session {
 
     pub(super) fn transmit(&mut self, link: LinkId, frame: &Frame) {
         // Whatever does not fit is announced again later.
+        self.try_transmit(link, frame);
+    }
+
+    /// Whether there was room for the frame.
+    pub(super) fn try_transmit(&mut self, link: LinkId, frame: &Frame) -> bool {
         let bytes = frame.encode();
-        if self.transmits.len() < MAX_TRANSMITS
-            && self.transmit_bytes + bytes.len() <= MAX_TRANSMIT_BYTES
-        {
+        let room = self.transmits.len() < MAX_TRANSMITS
+            && self.transmit_bytes + bytes.len() <= MAX_TRANSMIT_BYTES;
+        if room {
             self.transmit_bytes += bytes.len();
             self.transmits.push_back((link, bytes));
             self.usage.transmits = self.usage.transmits.max(self.transmits.len());
         }
+        room
     }
 }

@@ -9,7 +9,7 @@
 //! that is told of another one dials it, and then hears from itself where it is.
 //!
 //! Limits: [`MAX_PEER_ADDRESSES`] and [`MAX_PARTIES`] per frame; told at most every [`PEERS_INTERVAL`], and only what
-//! changed; heard at most every [`PEERS_HEARD_INTERVAL`] from one link. After [`PEERS_NEWS`] changes what a party says is
+//! changed; heard at most every [`PEERS_HEARD_INTERVAL`] from one link, of what comes sooner the last one. After [`PEERS_NEWS`] changes what a party says is
 //! reason to tell others every [`PEERS_NEWS_INTERVAL`] only: each of its small frames becomes a large one to everybody.
 //!
 //! Security: requires that the driver filters addresses before it dials them. Provides: only parties with a
@@ -33,6 +33,8 @@ pub(super) struct Peers {
     own: Vec<String>,
     /// What each neighbour said of itself, and when.
     said: BTreeMap<LinkId, (Vec<String>, Instant)>,
+    /// What came too soon after the one before, the newest of each neighbour: nobody says it again.
+    early: BTreeMap<LinkId, (Vec<String>, Vec<PeerAt>)>,
     told: BTreeMap<LinkId, Frame>,
     told_at: Option<Instant>,
     /// News of each party, over whichever link.
@@ -51,11 +53,19 @@ struct News {
 
 impl Peers {
     pub fn timeout(&self) -> Option<Instant> {
-        self.due
+        let early = self.early.keys().filter_map(|link| self.heard_again(*link));
+        self.due.into_iter().chain(early).min()
+    }
+
+    /// When this neighbour is heard again; at any time if it said nothing yet.
+    fn heard_again(&self, link: LinkId) -> Option<Instant> {
+        let (_, at) = self.said.get(&link)?;
+        Some(*at + PEERS_HEARD_INTERVAL)
     }
 
     pub fn forget(&mut self, link: LinkId) {
         self.said.remove(&link);
+        self.early.remove(&link);
         self.told.remove(&link);
     }
 
@@ -123,10 +133,11 @@ impl Session {
         else {
             return;
         };
-        let heard = self.peers.said.get(&link);
-        if heard.is_some_and(|(_, at)| now.saturating_duration_since(*at) < PEERS_HEARD_INTERVAL) {
+        if self.peers.heard_again(link).is_some_and(|at| at > now) {
+            self.peers.early.insert(link, (own, others));
             return;
         }
+        let heard = self.peers.said.get(&link);
         let news = heard.is_none_or(|(before, _)| *before != own);
         self.peers.said.insert(link, (own.clone(), now));
         if news {
@@ -141,7 +152,19 @@ impl Session {
         peers.push(itself);
         peers.retain(|at| at.peer != me && !at.addresses.is_empty());
         if !peers.is_empty() {
-            self.emit(Event::Peers { link, peers });
+            self.emit(Event::Peers { link, party, peers });
+        }
+    }
+
+    /// Takes in what came too soon, when its time has come.
+    pub(super) fn hear_early(&mut self, now: Instant) {
+        let peers = &self.peers;
+        let over = |link: &LinkId| peers.heard_again(*link).is_none_or(|at| at <= now);
+        let due: Vec<LinkId> = peers.early.keys().copied().filter(over).collect();
+        for link in due {
+            if let Some((own, others)) = self.peers.early.remove(&link) {
+                self.handle_peers(link, own, others, now);
+            }
         }
     }
 
@@ -181,8 +204,11 @@ impl Session {
             if nothing || self.peers.told.get(link) == Some(&frame) {
                 continue;
             }
-            self.transmit(*link, &frame);
-            self.peers.told.insert(*link, frame);
+            if self.try_transmit(*link, &frame) {
+                self.peers.told.insert(*link, frame);
+            } else {
+                self.peers.hurry(now);
+            }
         }
     }
 }
