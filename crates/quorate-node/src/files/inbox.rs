@@ -70,14 +70,17 @@ impl Inbox {
         write_atomic(&self.path(digest), bundle.as_bytes())
     }
 
-    /// Everything kept; a file that cannot be read as text is none of ours.
-    pub fn all(&self) -> Result<Vec<(Digest, String)>, Fault> {
+    /// Everything kept; a file that is not text is none of ours. Each one that cannot be read is left out, and says why.
+    pub fn all(&self, mut left_out: impl FnMut(Fault)) -> Result<Vec<(Digest, String)>, Fault> {
         let mut all = Vec::new();
         let mut files = self.files()?;
         files.sort();
         for (_, path) in files {
             let digest = path.file_stem().and_then(|s| s.to_str()?.parse().ok());
-            let text = read_bounded(&path, MAX_INVITATION_BYTES)?;
+            let text = read_bounded(&path, MAX_INVITATION_BYTES).unwrap_or_else(|fault| {
+                left_out(fault);
+                None
+            });
             let text = text.and_then(|t| String::from_utf8(t).ok());
             all.extend(digest.zip(text));
         }
@@ -136,24 +139,46 @@ fn end_by(text: &str) -> Option<UnixTime> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+
+    fn kept(inbox: &Inbox) -> Vec<(Digest, String)> {
+        inbox.all(|fault| panic!("{fault}")).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_and_hides_no_other_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let inbox = Inbox::of(&Home::below(folder.path()));
+        let digest = |n: u8| Digest([n; 32]);
+        inbox.keep(&digest(1), "quorate1:x").unwrap();
+        let large = vec![b'x'; usize::try_from(MAX_INVITATION_BYTES).unwrap() + 1];
+        fs::write(inbox.path(&digest(2)), large).unwrap();
+        fs::create_dir(inbox.path(&digest(3))).unwrap();
+        let mut left_out = Vec::new();
+        let all = inbox.all(|fault| left_out.push(fault.to_string())).unwrap();
+        assert_eq!(all, [(digest(1), "quorate1:x".to_owned())]);
+        for n in [2, 3] {
+            let name = inbox.path(&digest(n)).display().to_string();
+            assert!(left_out.iter().any(|f| f.contains(&name)), "{left_out:?}");
+        }
+    }
 
     #[test]
     fn what_came_is_kept_and_forgotten_and_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::below(folder.path());
         let inbox = Inbox::of(&home);
-        assert!(inbox.all().unwrap().is_empty());
+        assert!(kept(&inbox).is_empty());
         let digest = |n: usize| Digest::of("test", &n.to_be_bytes());
         for n in 0..MAX_INBOX + 3 {
             inbox.keep(&digest(n), "quorate1:x").unwrap();
         }
-        assert_eq!(inbox.all().unwrap().len(), MAX_INBOX);
+        assert_eq!(kept(&inbox).len(), MAX_INBOX);
         inbox.remove(&digest(MAX_INBOX)).unwrap();
         inbox.remove(&digest(MAX_INBOX)).unwrap();
         assert!(inbox.find(&digest(MAX_INBOX)).unwrap().is_none());
-        let all = inbox.all().unwrap();
+        let all = kept(&inbox);
         assert_eq!(all.len(), MAX_INBOX - 1);
         assert!(
             all.iter()
@@ -163,7 +188,7 @@ mod tests {
         for _ in 0..3 {
             inbox.keep(&all[0].0, "quorate1:y").unwrap();
         }
-        assert_eq!(inbox.all().unwrap().len(), MAX_INBOX - 1);
+        assert_eq!(kept(&inbox).len(), MAX_INBOX - 1);
     }
 
     #[test]

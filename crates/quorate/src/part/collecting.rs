@@ -164,7 +164,7 @@ fn from_whom(user: &User<'_>, from: Option<&str>) -> Result<From, Failure> {
 fn kept(user: &User<'_>, from: &From) -> Result<Vec<Invited>, Failure> {
     let mut usable = Vec::new();
     let inbox = Inbox::of(&user.home);
-    for (digest, text) in inbox.all()? {
+    for (digest, text) in inbox.all(|fault| user.leave_out(&fault))? {
         let received = received(&text).ok();
         let fresh = received.and_then(|r| Some(invited(r.bundle?, r.invitation)));
         match fresh.filter(|i| i.invitation.subject.time.join_by > now()) {

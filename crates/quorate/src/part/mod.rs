@@ -41,6 +41,7 @@ use std::{
 
 use quorate_identity::{Code, Verified};
 use quorate_node::{
+    Fault,
     control::Control,
     files::{Contacts, Home, IdentityFile, Inbox, ProgramFiles},
     overlay::{self, Reach},
@@ -200,6 +201,11 @@ impl User<'_> {
     pub fn note(&self, note: &str) {
         self.event("note", &[("text", note.into())]);
         self.show([text::row("note", &text::foreign(note))]);
+    }
+
+    /// Says that a kept invitation cannot be read, and goes on with the others.
+    fn leave_out(&self, why: &Fault) {
+        self.note(&format!("a kept invitation is left out: {}", why.detail));
     }
 
     /// The people this user knows.

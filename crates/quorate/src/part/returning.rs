@@ -71,7 +71,7 @@ pub fn settle(user: &User<'_>, invitation: &Verified<Invitation>, bundle: &str) 
 /// The sessions whose process was killed here, and that are not over by their own times.
 pub fn killed(user: &User<'_>) -> Result<Vec<Invited>, Failure> {
     let mut found = Vec::new();
-    for (digest, text) in Inbox::taken(&user.home).all()? {
+    for (digest, text) in Inbox::taken(&user.home).all(|fault| user.leave_out(&fault))? {
         if running(&user.home, &digest.to_string())?.is_none() && !is_closed(&user.home, &digest) {
             found.extend(invited(&text));
         }
