@@ -15,7 +15,7 @@
 //! Limits: [`MAX_OWN_RELAYS`], [`MAX_FOREIGN_RELAYS`], [`MAX_RELAY_ADDRESSES`] of each.
 //!
 //! Security: a relay is never trusted. What it says about itself is bounded and shown as its word; the
-//! addresses it says we have are not used.
+//! addresses it says we have are not used. STUN goes to own relays only.
 
 use std::{
     net::SocketAddr,
@@ -60,7 +60,7 @@ pub struct KnownRelay {
     pub reserved: bool,
     /// The latest round-trip time.
     pub rtt: Option<Duration>,
-    /// Where it answers STUN, as far as it said.
+    /// Where it answers STUN, as far as it said. Of a relay that only somebody's address names, nothing.
     pub stun: Vec<SocketAddr>,
     /// What it carries at most, as far as it said.
     pub limits: Option<Limits>,
@@ -125,7 +125,8 @@ impl Relay {
         }
     }
 
-    /// Its STUN ports at each of its hosts.
+    /// Its STUN ports at each of its hosts. They are asked again and again: so they are only those that the user or
+    /// the session named, and no party can make others send to an address of its choice.
     fn stun(&self) -> Vec<SocketAddr> {
         let mut hosts = Vec::new();
         for endpoint in &self.endpoints {
@@ -207,6 +208,9 @@ impl Relays {
         endpoint.peer = None;
         if let Some(known) = self.look_mut(&peer) {
             // Whoever names a foreign relay has no say in where an own one is.
+            if own && !known.own {
+                known.endpoints.clear();
+            }
             let allowed = own || !known.own;
             if allowed
                 && !known.endpoints.contains(&endpoint)
@@ -456,6 +460,9 @@ impl Relays {
 
 #[cfg(test)]
 mod tests {
+    use quorate_identity::UnixTime;
+    use quorate_session::relay::{Access, Load};
+
     use super::*;
     use crate::overlay::Scope;
 
@@ -560,6 +567,42 @@ mod tests {
         let known = &relays.look(&own).expect("known").endpoints;
         assert_eq!(known.len(), 1, "nobody else has a say in where it is");
         assert_eq!(known[0].port, 1);
+    }
+
+    #[test]
+    fn stun_is_asked_of_own_relays_and_only_where_the_user_or_the_session_said() {
+        let now = Instant::now();
+        let mut relays = Relays::new(true, 7);
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let said = |host: &str| {
+            let text = format!("/ip4/{host}/tcp/4001/p2p/{relay}");
+            Endpoint::parse(&text, Scope::Lan).expect("valid")
+        };
+        let told = said("192.0.2.53").through(relay, Some(peer));
+        relays.add_foreign(&told, now).expect("room");
+        relays.connected(&relay, id(1), now);
+        let announcement = Announcement {
+            name: None,
+            stun: vec![53, 123],
+            limits: Limits {
+                circuits: 1,
+                reservations: 1,
+                circuit_seconds: 1,
+                circuit_bytes: 0,
+                circuit_bits_per_second: 0,
+                total_bits_per_second: 0,
+            },
+            load: Load::default(),
+            access: Access::Open,
+            at: UnixTime(0),
+        };
+        assert!(relays.said(&relay, announcement));
+        assert_eq!(relays.status(&relay).expect("known").stun, []);
+        relays.add_own(said("192.0.2.7"), now).expect("room");
+        relays.add_foreign(&told, now).expect("known");
+        let asked = relays.status(&relay).expect("known").stun.into_iter();
+        let asked: Vec<String> = asked.map(|server| server.to_string()).collect();
+        assert_eq!(asked, ["192.0.2.7:53", "192.0.2.7:123"]);
     }
 
     #[test]
