@@ -158,6 +158,9 @@ fn hear(canceller: &mut Canceller, overlay: &Overlay, event: OverlayEvent) {
             canceller.handle_message(LinkId(link), &bytes, at, now);
         }
         OverlayEvent::LinkDown { link } => canceller.handle_link_down(LinkId(link), now),
-        OverlayEvent::Listening { .. } | OverlayEvent::Relay(_) | OverlayEvent::Note(_) => {}
+        OverlayEvent::Listening { .. }
+        | OverlayEvent::Gone { .. }
+        | OverlayEvent::Relay(_)
+        | OverlayEvent::Note(_) => {}
     }
 }

@@ -83,7 +83,9 @@ impl Node {
                     assert!(self.up.contains_key(link), "a frame outside of a link");
                 }
                 OverlayEvent::Note(note) => self.notes.push(note.clone()),
-                OverlayEvent::Listening { .. } | OverlayEvent::Relay(_) => continue,
+                OverlayEvent::Listening { .. }
+                | OverlayEvent::Gone { .. }
+                | OverlayEvent::Relay(_) => continue,
             }
             return event;
         }

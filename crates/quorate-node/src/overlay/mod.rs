@@ -213,6 +213,11 @@ pub enum OverlayEvent {
         /// Multiaddr text with `/p2p/…`.
         address: String,
     },
+    /// The overlay does not listen on this address any more.
+    Gone {
+        /// As it was in [`Listening`](Self::Listening).
+        address: String,
+    },
     /// Something about a relay changed: its reservation, what it says about itself, or its first
     /// round-trip time on a connection.
     Relay(KnownRelay),
@@ -388,8 +393,11 @@ impl Addresses {
         }
     }
 
-    fn remove(&self, address: &str) {
+    /// Whether it was there.
+    fn remove(&self, address: &str) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all.len();
         all.retain(|a| a != address);
+        all.len() < before
     }
 }

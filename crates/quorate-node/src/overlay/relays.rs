@@ -128,6 +128,9 @@ impl Relay {
     /// Its STUN ports at each of its hosts. They are asked again and again: so they are only those that the user or
     /// the session named, and no party can make others send to an address of its choice.
     fn stun(&self) -> Vec<SocketAddr> {
+        if !self.own {
+            return Vec::new();
+        }
         let mut hosts = Vec::new();
         for endpoint in &self.endpoints {
             if !hosts.contains(&endpoint.ip) {
@@ -202,6 +205,11 @@ impl Relays {
         }
         self.add(peer, endpoint, false, now);
         Ok((peer, gone))
+    }
+
+    /// Forgets a relay that only somebody's address named.
+    pub fn remove_foreign(&mut self, peer: &PeerId) {
+        self.all.retain(|r| r.own || r.peer != *peer);
     }
 
     fn add(&mut self, peer: PeerId, mut endpoint: Endpoint, own: bool, now: Instant) {

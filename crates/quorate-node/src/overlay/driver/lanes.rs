@@ -101,6 +101,7 @@ impl Driver {
             // Whatever somebody said before it was known.
             let session = &mut self.swarm.behaviour_mut().session;
             session.remove_foreign_relay(party);
+            self.relaying.table.remove_foreign(party);
         }
         self.swarm
             .behaviour_mut()

@@ -14,6 +14,8 @@ mod lanes;
 mod learning;
 mod links;
 mod relaying;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -537,6 +539,10 @@ impl Driver {
         self.shared.addresses.remove(&self.with_peer(address));
         self.listening
             .retain(|endpoint| endpoint.address != *address);
+        let text = self.with_peer(address);
+        if self.shared.addresses.remove(&text) {
+            self.say(OverlayEvent::Gone { address: text });
+        }
     }
 
     fn with_peer(&self, address: &Multiaddr) -> String {

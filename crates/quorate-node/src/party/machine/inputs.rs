@@ -40,7 +40,7 @@ impl Machine {
                 self.session.handle_message(LinkId(link), &bytes, at, now);
             }
             OverlayEvent::LinkDown { link } => self.session.handle_link_down(LinkId(link), now),
-            OverlayEvent::Listening { .. } => {
+            OverlayEvent::Listening { .. } | OverlayEvent::Gone { .. } => {
                 self.tell_addresses();
                 show(
                     &self.events,
