@@ -182,6 +182,15 @@ impl fmt::Debug for OverlayConfig {
     }
 }
 
+/// Who says where a peer can be reached; each has a ration of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Teller {
+    /// The party with this index in the invitation, over a link.
+    Party(u16),
+    /// The record of this party, which it signed, at a rendezvous.
+    Record(u16),
+}
+
 /// What the overlay tells its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OverlayEvent {
@@ -244,7 +253,7 @@ enum Command {
     CloseLink(u64),
     ExpectLinks(usize),
     Lanes(lanes::Order),
-    Learn(String, Vec<String>),
+    Learn(Teller, String, Vec<String>),
     Stop,
 }
 
@@ -330,9 +339,9 @@ impl Overlay {
 
     /// Somebody who is allowed to says that `peer` can be reached there. What is plausible is dialled until there is a
     /// direct connection, and forgotten after failures. Addresses of this machine are plausible under
-    /// [`Scope::Local`] only. New addresses are taken at a bounded rate.
-    pub fn learn(&self, peer: String, addresses: Vec<String>) {
-        self.command(Command::Learn(peer, addresses));
+    /// [`Scope::Local`] only. New addresses of each teller are taken at a bounded rate.
+    pub fn learn(&self, teller: Teller, peer: String, addresses: Vec<String>) {
+        self.command(Command::Learn(teller, peer, addresses));
     }
 
     /// How many links make the beacon fall silent; without this call it never does.
@@ -340,8 +349,8 @@ impl Overlay {
         self.command(Command::ExpectLinks(links));
     }
 
-    /// Lanes for the datagrams of the mesh to these parties: index in the roster, `PeerId` text. They take the
-    /// place of earlier lanes, which end.
+    /// Lanes of every kind for the datagrams of the mesh to these parties: index in the roster, `PeerId` text. They
+    /// take the place of earlier lanes, which end.
     pub fn lanes(&self, peers: Vec<(u16, String)>) -> (LaneSender, LaneReceiver) {
         self.lanes_under(Policy::Any, peers)
     }

@@ -138,6 +138,8 @@ pub enum Event {
     Peers {
         /// The link over which it said so.
         link: LinkId,
+        /// Whose link that is.
+        party: Pid,
         /// Whom, and where.
         peers: Vec<PeerAt>,
     },

@@ -129,7 +129,7 @@ impl Session {
         let Some(entry) = self.links.get(&link) else {
             return;
         };
-        let (Some(Proven::Party(party)), Some(remote)) = (entry.proven(), entry.remote_peer())
+        let (Some(&Proven::Party(party)), Some(remote)) = (entry.proven(), entry.remote_peer())
         else {
             return;
         };
@@ -141,7 +141,7 @@ impl Session {
         let news = heard.is_none_or(|(before, _)| *before != own);
         self.peers.said.insert(link, (own.clone(), now));
         if news {
-            self.peers.hear_news(*party, now);
+            self.peers.hear_news(party, now);
         }
         let me = self.peer_id();
         let itself = PeerAt {

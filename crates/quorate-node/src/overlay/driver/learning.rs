@@ -1,36 +1,50 @@
 //! Addresses that others name: parties of the session, about themselves and their neighbours.
 //!
-//! Limits: [`MAX_ADDRESSES_TOLD`] addresses of one peer at a time; [`LEARN_BURST`] addresses at once and
-//! [`LEARN_PER_SECOND`] in the long run are looked at, whoever tells them.
+//! Limits: [`MAX_ADDRESSES_TOLD`] addresses of one peer at a time; of each teller [`LEARN_BURST`] addresses at once and
+//! [`LEARN_PER_SECOND`] in the long run are looked at, so that nobody uses up what others may tell.
 //!
 //! Security: provides that nobody who may tell addresses can make us call at many places, at this machine's own
 //! services, or at more than one machine with one packet. Does not provide that we call nobody who wants no calls: a
 //! party can name any host; what arrives there is the beginning of a handshake, seldom and given up soon.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use libp2p::PeerId;
 
 use super::{
-    super::{Scope, address::Endpoint},
+    super::{Scope, Teller, address::Endpoint},
     Driver, POLITE_WAIT,
 };
 
 /// Addresses of one peer that are looked at when somebody tells them.
 const MAX_ADDRESSES_TOLD: usize = 16;
-/// New addresses that are looked at in a burst.
+/// New addresses of one teller that are looked at in a burst.
 pub(super) const LEARN_BURST: u32 = 512;
 /// And in the long run.
 const LEARN_PER_SECOND: u32 = 16;
 
+/// What each teller may still tell; there are no more of them than parties, twice.
+#[derive(Default)]
+pub(super) struct Rations(HashMap<Teller, Bucket>);
+
+impl Rations {
+    fn take(&mut self, teller: Teller, now: Instant) -> bool {
+        let bucket = self.0.entry(teller).or_insert_with(|| Bucket::new(now));
+        bucket.take(now)
+    }
+}
+
 /// A token bucket.
-pub(super) struct Bucket {
+struct Bucket {
     tokens: u32,
     filled: Instant,
 }
 
 impl Bucket {
-    pub fn new(now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
             tokens: LEARN_BURST,
             filled: now,
@@ -53,7 +67,7 @@ impl Bucket {
 
 impl Driver {
     /// Takes in what is plausible of the addresses that somebody told of `peer`.
-    pub(super) fn learn(&mut self, peer: &str, addresses: &[String], now: Instant) {
+    pub(super) fn learn(&mut self, teller: Teller, peer: &str, addresses: &[String], now: Instant) {
         let Ok(peer) = peer.parse::<PeerId>() else {
             return;
         };
@@ -70,8 +84,8 @@ impl Driver {
             if known(self, &endpoint) {
                 continue;
             }
-            if !self.learning.take(now) {
-                tracing::debug!(%peer, "too many addresses are told");
+            if !self.learning.take(teller, now) {
+                tracing::debug!(?teller, %peer, "too many addresses are told");
                 break;
             }
             if endpoint.relay.is_some() && self.take_circuit(&endpoint, now).is_err() {

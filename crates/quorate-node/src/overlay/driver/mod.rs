@@ -113,7 +113,7 @@ pub(super) struct Driver {
     refusals: u64,
     lanes: lanes::Lanes,
     relaying: relaying::RelayState,
-    learning: learning::Bucket,
+    learning: learning::Rations,
 }
 
 impl Driver {
@@ -173,7 +173,7 @@ impl Driver {
             refusals: 0,
             lanes: lanes::Lanes::default(),
             relaying: relaying::RelayState::new(relaying, reserve, seed()?),
-            learning: learning::Bucket::new(now),
+            learning: learning::Rations::default(),
         };
         if let Some(error) = network.without_mdns {
             driver.note(format!(
@@ -536,7 +536,6 @@ impl Driver {
     }
 
     fn on_expired(&mut self, address: &Multiaddr) {
-        self.shared.addresses.remove(&self.with_peer(address));
         self.listening
             .retain(|endpoint| endpoint.address != *address);
         let text = self.with_peer(address);
@@ -609,7 +608,9 @@ impl Driver {
                     beacon.hurry(now);
                 }
             }
-            Command::Learn(peer, addresses) => self.learn(&peer, &addresses, now),
+            Command::Learn(teller, peer, addresses) => {
+                self.learn(teller, &peer, &addresses, now);
+            }
             Command::Lanes(order) => self.set_lanes(order, now),
             Command::Stop => {}
         }

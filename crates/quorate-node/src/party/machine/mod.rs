@@ -47,7 +47,7 @@ use crate::{
     attach::GuardEvent,
     control::{Command, Control, SessionStatus},
     files::{Home, Records, disk, forget_issued, read_bounded, write_atomic},
-    overlay::{Overlay, OverlayConfig, OverlayEvent, dht::Answer},
+    overlay::{Overlay, OverlayConfig, OverlayEvent, Teller, dht::Answer},
     program::supervisor::{ProgramEvent, Supervisor},
     wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach},
 };
@@ -324,9 +324,11 @@ impl Machine {
                     },
                 );
             }
-            Event::Peers { peers, .. } => {
+            Event::Peers { party, peers, .. } => {
+                let teller = Teller::Party(party.0);
                 for at in peers {
-                    self.overlay.learn(at.peer.to_string(), at.addresses);
+                    self.overlay
+                        .learn(teller, at.peer.to_string(), at.addresses);
                 }
             }
             Event::Signal { from, data } => {

@@ -17,7 +17,7 @@ use super::{Machine, clock, resolve, show};
 use crate::{
     Fault,
     overlay::{
-        Relaying,
+        Relaying, Teller,
         dht::{Answer, Dht, DhtConfig},
     },
     party::{PartyConfig, PartyEvent, Rendezvous},
@@ -176,7 +176,8 @@ impl Machine {
                     addresses,
                 } => {
                     tracing::debug!(party = pid.0, ?addresses, "found through a node");
-                    self.overlay.learn(peer.to_string(), addresses);
+                    let teller = Teller::Record(pid.0);
+                    self.overlay.learn(teller, peer.to_string(), addresses);
                 }
                 SeekerEvent::Resolve(did) => {
                     seeking.seeker.handle_resolved(&did, resolve(&did), at);
