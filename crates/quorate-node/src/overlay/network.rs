@@ -48,9 +48,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const IDENTIFY_INTERVAL: Duration = Duration::from_hours(1);
 /// mDNS asks again after this time.
 const MDNS_QUERY_INTERVAL: Duration = Duration::from_secs(15);
-/// QUIC flow control: unread bytes of one stream and of one connection.
-const QUIC_STREAM_WINDOW: u32 = 1024 * 1024;
-const QUIC_CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// QUIC flow control: unread bytes of one stream and of one connection. A relay's circuits share a connection: several of
+/// them may stand still before all do.
+const QUIC_STREAM_WINDOW: u32 = 512 * 1024;
+const QUIC_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Protocol family in identify; equal for every session and program.
 const IDENTIFY_PROTOCOL: &str = "/quorate/1";
 

@@ -3,12 +3,13 @@
 //! ```text
 //!   every PULSE_INTERVAL: 32 random bytes ──────────────► the same bytes back
 //!                         ◄────────────── Answered(round trip)
-//!   no answer: Silent(since the question), every second until there is one
+//!   no answer: Silent(for how long), every second until there is one
 //! ```
 //! A network that changed takes a connection with it and tells neither end: QUIC of libp2p does not follow an address that
 //! moved, and TCP waits for minutes. libp2p's own ping forgives the first failure and gives the next stream ten seconds,
 //! which is longer than a session waits for a party. Here the owner hears how long there was no answer, and decides: what
-//! else arrived from there counts as well.
+//! else arrived from there counts as well. Time in which this process stood still is no silence of the other end, so the
+//! seconds are counted in which it could have heard an answer.
 //!
 //! Limits: one stream each way; a new one of the peer replaces the one before. A peer without this protocol is never
 //! reported.
@@ -137,8 +138,8 @@ pub(super) struct Handler {
     next: Pin<Box<Sleep>>,
     /// When the present question left.
     left: Instant,
-    /// Since when there is no answer, and when that is reported next.
-    silent: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// How long there has been no answer, and when that is reported next.
+    silent: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
 impl Handler {
@@ -158,10 +159,9 @@ impl Handler {
     }
 
     fn expect(&mut self) {
-        let now = Instant::now();
-        self.left = now;
+        self.left = Instant::now();
         self.silent
-            .get_or_insert_with(|| (now, Box::pin(sleep(REPORT_INTERVAL))));
+            .get_or_insert_with(|| (Duration::ZERO, Box::pin(sleep(REPORT_INTERVAL))));
     }
 
     fn poll_asking(
@@ -209,15 +209,16 @@ impl Handler {
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Option<Sign> {
-        let (since, report) = self.silent.as_mut()?;
+        let (lasts, report) = self.silent.as_mut()?;
         if report.as_mut().poll(cx).is_pending() {
             return None;
         }
+        *lasts += REPORT_INTERVAL;
         let at = tokio::time::Instant::now() + REPORT_INTERVAL;
         report.as_mut().reset(at);
         // So that it wakes us.
         let _ = report.as_mut().poll(cx);
-        Some(Sign::Silent(since.elapsed()))
+        Some(Sign::Silent(*lasts))
     }
 }
 

@@ -34,8 +34,9 @@ const MAX_CONNECTIONS_PER_PEER: u32 = 8;
 const CONNECTIONS_BESIDE: u32 = 128;
 /// A handshake must be complete within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// QUIC flow control: unread bytes of one stream and of one connection.
-const QUIC_STREAM_WINDOW: u32 = 1024 * 1024;
+/// QUIC flow control: unread bytes of one stream and of one connection. A relay's circuits share a connection: several of
+/// them may stand still before all do.
+const QUIC_STREAM_WINDOW: u32 = 512 * 1024;
 const QUIC_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// All behaviours of a relay. It is a node of the DHT too, and asks no other node: a relay dials nobody.
