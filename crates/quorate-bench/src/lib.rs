@@ -4,6 +4,7 @@
 //! world     parties with keys, homes and an invitation; a session of them in this process
 //! tunnels   two ends of a mesh with guards: program socket to program socket
 //! plain     MPyC without quorate, over loopback TCP: what the programs are compared with
+//! sites     the real program between sites of the lab, and the same over plain IP
 //! process   processor time, memory, descriptors and threads, from /proc
 //! sample    medians and rates
 //! table     results as Markdown and JSON
@@ -14,6 +15,7 @@
 pub mod plain;
 pub mod process;
 pub mod sample;
+pub mod sites;
 pub mod table;
 pub mod tunnels;
 pub mod world;

@@ -3,6 +3,8 @@
 //! ```sh
 //! cargo build --release -p quorate && cargo run --release -p quorate-bench -- all
 //! ```
+//! The sections `paths`, `lines` and `distances` run in the lab: this program starts again in
+//! namespaces of its own for them, and with other sections beside them nothing would be as it is.
 #![allow(clippy::print_stdout, clippy::print_stderr)] // it is made to print
 
 mod sections;
@@ -11,7 +13,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
 use quorate_bench::{Outcome, process, table::Table, world};
-use sections::{dht, idle, programs, sessions, setup, statements, throughput};
+use quorate_lab::{sandbox, scenario::stage::Tools};
+use sections::{
+    dht, distances, idle, lines, paths, programs, relay, sessions, setup, statements, throughput,
+};
 use tracing_subscriber::{Layer as _, layer::SubscriberExt as _};
 
 /// Measures what quorate costs, next to the same thing without it.
@@ -38,7 +43,10 @@ struct Args {
     /// Numbers of nodes in the section `dht`.
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 5000])]
     nodes: Vec<usize>,
-    /// In the section `programs`, only those whose names begin with this.
+    /// Numbers of circuits in the section `relay`.
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 500, 1000])]
+    circuits: Vec<usize>,
+    /// In the sections `programs` and `distances`, only those whose names begin with this.
     #[arg(long, default_value = "")]
     program: String,
     /// A Python with MPyC 0.11; otherwise an environment is made once.
@@ -48,7 +56,7 @@ struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Section {
-    /// Everything.
+    /// Everything but what runs in the lab.
     All,
     /// Signing, verifying, rosters, key agreement.
     Statements,
@@ -64,10 +72,41 @@ enum Section {
     Dht,
     /// Many sessions in one process, many parties in one session.
     Sessions,
+    /// A relay: memory per circuit, throughput, processor time.
+    Relay,
+    /// From `join` to usable and to the final path, by pair of NATs. In the lab.
+    Paths,
+    /// One stream between two sites, direct and relayed. In the lab.
+    Lines,
+    /// Whole programs at several distances. In the lab.
+    Distances,
+}
+
+impl Section {
+    fn is_in_the_lab(self) -> bool {
+        matches!(self, Self::Paths | Self::Lines | Self::Distances)
+    }
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let in_the_lab = args.sections.iter().filter(|s| s.is_in_the_lab()).count();
+    let result = match in_the_lab {
+        0 => here(&args),
+        n if n == args.sections.len() => lab(&args),
+        _ => Err("`paths`, `lines` and `distances` run in the lab, without other sections".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The sections that need nothing but this machine.
+fn here(args: &Args) -> Outcome<()> {
     let traffic = setup::Traffic::default();
     let subscriber = tracing_subscriber::registry().with(traffic.clone());
     let logged = std::env::var("RUST_LOG").is_ok().then(|| {
@@ -81,44 +120,110 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => {
-            let result = runtime.block_on(measure(&args, &traffic));
-            runtime.shutdown_background();
-            result
+        .build()?;
+    let result = runtime.block_on(measure(args, &traffic));
+    runtime.shutdown_background();
+    result
+}
+
+/// The sections in the lab: processes of the real program in network namespaces.
+fn lab(args: &Args) -> Outcome<()> {
+    if !sandbox::inside() {
+        // Inside nothing can be downloaded.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(world::mpyc(args.python.clone()))?;
+    }
+    sandbox::enter()?;
+    let tools = Tools::find(None, args.python.clone())?;
+    let folder = sandbox::folder()?;
+    let mut report = Report::new(args);
+    for section in &args.sections {
+        report.add(match section {
+            Section::Paths => {
+                let options = paths::Options {
+                    runs: args.runs(1, 1),
+                    quick: args.quick,
+                };
+                paths::run(&options, &tools, &folder)?
+            }
+            Section::Lines => {
+                let options = lines::Options {
+                    runs: args.runs(2, 1),
+                    quick: args.quick,
+                };
+                lines::run(&options, &tools, &folder)?
+            }
+            _ => {
+                let options = distances::Options {
+                    runs: args.runs,
+                    quick: args.quick,
+                    only: args.program.clone(),
+                };
+                distances::run(&options, &tools, &folder)?
+            }
+        });
+    }
+    report.end();
+    Ok(())
+}
+
+impl Args {
+    /// How often something is measured.
+    fn runs(&self, full: usize, quick: usize) -> usize {
+        self.runs.unwrap_or(if self.quick { quick } else { full })
+    }
+}
+
+/// What is printed: tables one by one, or one JSON object at the end.
+struct Report {
+    json: bool,
+    machine: String,
+    tables: Vec<Table>,
+}
+
+impl Report {
+    fn new(args: &Args) -> Self {
+        let machine = process::machine();
+        if cfg!(debug_assertions) {
+            eprintln!("warning: not a release build; the figures mean nothing");
         }
-        Err(error) => Err(error.into()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
+        if !args.json {
+            println!("{machine}\n");
+        }
+        Self {
+            json: args.json,
+            machine,
+            tables: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, new: Vec<Table>) {
+        if !self.json {
+            for table in &new {
+                println!("{}", table.markdown());
+            }
+        }
+        self.tables.extend(new);
+    }
+
+    fn end(self) {
+        if self.json {
+            let tables: Vec<_> = self.tables.iter().map(Table::json).collect();
+            println!(
+                "{}",
+                serde_json::json!({"machine": self.machine, "tables": tables})
+            );
         }
     }
 }
 
 async fn measure(args: &Args, traffic: &setup::Traffic) -> Outcome<()> {
-    let machine = process::machine();
     let wants = |section| args.sections.contains(&section) || args.sections.contains(&Section::All);
-    if cfg!(debug_assertions) {
-        eprintln!("warning: not a release build; the figures mean nothing");
-    }
-    if !args.json {
-        println!("{machine}\n");
-    }
-    let mut tables = Vec::new();
-    let mut done = |new: Vec<Table>| {
-        if !args.json {
-            for table in &new {
-                println!("{}", table.markdown());
-            }
-        }
-        tables.extend(new);
-    };
-    let runs =
-        |full: usize, quick: usize| args.runs.unwrap_or(if args.quick { quick } else { full });
+    let mut report = Report::new(args);
+    let mut done = |new: Vec<Table>| report.add(new);
+    let runs = |full, quick| args.runs(full, quick);
     if wants(Section::Statements) {
         done(tokio::task::spawn_blocking(statements::run).await??);
     }
@@ -136,6 +241,13 @@ async fn measure(args: &Args, traffic: &setup::Traffic) -> Outcome<()> {
             lookups: runs(50, 5),
         };
         done(dht::run(options).await?);
+    }
+    if wants(Section::Relay) {
+        let options = relay::Options {
+            sizes: args.circuits.clone(),
+            megabytes: if args.quick { 20 } else { 1000 },
+        };
+        done(relay::run(options).await?);
     }
     let needs_python = [
         Section::Setup,
@@ -173,12 +285,6 @@ async fn measure(args: &Args, traffic: &setup::Traffic) -> Outcome<()> {
             done(sessions::run(sessions::Options { python, sessions }).await?);
         }
     }
-    if args.json {
-        let tables: Vec<_> = tables.iter().map(Table::json).collect();
-        println!(
-            "{}",
-            serde_json::json!({"machine": machine, "tables": tables})
-        );
-    }
+    report.end();
     Ok(())
 }

@@ -78,7 +78,7 @@ fn free_addresses(count: usize) -> Outcome<Vec<String>> {
 }
 
 /// `… Stop MPyC -- elapsed time: 0:00:01.234|bytes sent: 5678`
-fn parse_end(line: &str) -> Option<(u64, u64)> {
+pub fn parse_end(line: &str) -> Option<(u64, u64)> {
     let (_, rest) = line.split_once("elapsed time: ")?;
     let (time, bytes) = rest.split_once("|bytes sent: ")?;
     let (hours, rest) = time.split_once(':')?;

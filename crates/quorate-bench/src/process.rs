@@ -56,6 +56,12 @@ impl Process {
         Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
     }
 
+    /// Its resident memory in bytes, without walking its mappings.
+    pub fn resident(self) -> io::Result<u64> {
+        let status = fs::read_to_string(self.path("status"))?;
+        Ok(kibibytes(&status, "VmRSS:"))
+    }
+
     /// Its memory, descriptors and threads.
     pub fn usage(self) -> io::Result<Usage> {
         let rollup = fs::read_to_string(self.path("smaps_rollup"))?;

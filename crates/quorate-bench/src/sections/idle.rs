@@ -31,7 +31,7 @@ pub fn run(options: &Options) -> Outcome<Vec<Table>> {
 }
 
 /// The binary beside this one.
-fn binary() -> Outcome<PathBuf> {
+pub fn binary() -> Outcome<PathBuf> {
     let own = std::env::current_exe()?;
     let quorate = own.with_file_name("quorate");
     if quorate.is_file() {

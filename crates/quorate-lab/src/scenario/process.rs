@@ -10,13 +10,17 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use super::Phase;
 
 /// Lines kept of one process.
 const MAX_LINES: usize = 100_000;
+
+/// How long the last words of an ended process may take.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(2);
 
 /// Signs shown of a line.
 const MAX_SHOWN: usize = 400;
@@ -37,6 +41,7 @@ pub struct Process {
     child: Child,
     stdout: Lines,
     stderr: Lines,
+    readers: Vec<JoinHandle<()>>,
     ended: Option<(ExitStatus, Instant)>,
     killed: bool,
 }
@@ -56,12 +61,16 @@ impl Process {
                 .open(logs.join(format!("{name}.{suffix}")))
                 .during("a log")
         };
-        let stdout = collect(child.stdout.take(), open("out")?);
-        let stderr = collect(child.stderr.take(), open("err")?);
+        let (stdout, stderr) = (Lines::default(), Lines::default());
+        let readers = [
+            collect(child.stdout.take(), &stdout, open("out")?),
+            collect(child.stderr.take(), &stderr, open("err")?),
+        ];
         Ok(Self {
             child,
             stdout,
             stderr,
+            readers: readers.into_iter().flatten().collect(),
             ended: None,
             killed: false,
         })
@@ -83,6 +92,15 @@ impl Process {
     /// Its number.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until all that an ended process said has been read; not for ever, since somebody else may
+    /// have inherited its streams.
+    pub fn await_words(&self) {
+        let until = Instant::now() + LAST_WORDS_WAIT;
+        while Instant::now() < until && !self.readers.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Whether the lab killed it.
@@ -130,6 +148,13 @@ impl Process {
                 Some((value, l.at))
             })
         })
+    }
+
+    /// Everything that it said as JSON on stderr, in its order, and when.
+    pub fn events(&self) -> Vec<(Value, Instant)> {
+        let lines = lock(&self.stderr);
+        let events = lines.iter().filter_map(|l| Some((l.event.clone()?, l.at)));
+        events.collect()
     }
 
     /// When it was first at least this far.
@@ -215,11 +240,14 @@ fn lock(lines: &Lines) -> MutexGuard<'_, Vec<Line>> {
 }
 
 /// Reads a stream to its end in a thread of its own.
-fn collect(stream: Option<impl Read + Send + 'static>, mut log: File) -> Lines {
-    let lines = Lines::default();
-    let kept = Arc::clone(&lines);
-    let Some(stream) = stream else { return lines };
-    std::thread::spawn(move || {
+fn collect(
+    stream: Option<impl Read + Send + 'static>,
+    lines: &Lines,
+    mut log: File,
+) -> Option<JoinHandle<()>> {
+    let kept = Arc::clone(lines);
+    let stream = stream?;
+    Some(std::thread::spawn(move || {
         let mut reader = BufReader::new(stream);
         let mut bytes = Vec::new();
         while reader.read_until(b'\n', &mut bytes).is_ok_and(|n| n > 0) {
@@ -240,6 +268,5 @@ fn collect(stream: Option<impl Read + Send + 'static>, mut log: File) -> Lines {
             drop(kept);
             bytes.clear();
         }
-    });
-    lines
+    }))
 }

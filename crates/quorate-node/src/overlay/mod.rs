@@ -35,6 +35,7 @@ mod link;
 mod multiplex;
 mod network;
 mod pulse;
+pub mod relay_crowd;
 mod relay_node;
 pub mod relay_probe;
 mod relays;

@@ -52,7 +52,7 @@ const PROTOCOL: StreamProtocol = StreamProtocol::new("/quorate/probe/1");
 /// Time between two pings of a probe.
 const PING_INTERVAL: Duration = Duration::from_millis(200);
 /// Most bytes that the receiving end of a probe takes.
-const MAX_PROBE_BYTES: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_PROBE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A relay that answered.
 #[derive(Debug, Clone)]
@@ -145,7 +145,7 @@ pub async fn reach(address: &str) -> Result<Reached, String> {
 }
 
 /// Tells the other ends, which would wait for a time-out of QUIC otherwise.
-async fn close(swarm: &mut Swarm<Probe>) {
+pub(super) async fn close(swarm: &mut Swarm<Probe>) {
     let peers: Vec<PeerId> = swarm.connected_peers().copied().collect();
     for peer in peers {
         let _ = swarm.disconnect_peer_id(peer);
@@ -204,10 +204,10 @@ pub async fn carry(relay: &str, bytes: u64) -> Result<Carried, String> {
 }
 
 /// Addresses of the relay; seconds and bytes of a circuit, if it says so.
-type Granted = (Vec<String>, (Option<u64>, Option<u64>));
+pub(super) type Granted = (Vec<String>, (Option<u64>, Option<u64>));
 
 /// Waits for the relay's answer.
-async fn reservation(swarm: &mut Swarm<Probe>) -> Result<Granted, String> {
+pub(super) async fn reservation(swarm: &mut Swarm<Probe>) -> Result<Granted, String> {
     let mut addresses = Vec::new();
     let mut limits = None;
     let mut until = Instant::now() + PROBE_WAIT;
@@ -285,8 +285,8 @@ async fn send_through(
                         load.send(target, connection, bytes);
                     }
                 }
-                SwarmEvent::Behaviour(ProbeEvent::Load(Sent(result))) => {
-                    result?;
+                SwarmEvent::Behaviour(ProbeEvent::Load(sent)) => {
+                    sent.result?;
                     let (took, began) = connected.unwrap_or((start.elapsed(), Instant::now()));
                     return Ok((took, rtt, began.elapsed()));
                 }
@@ -301,7 +301,7 @@ async fn send_through(
     }
 }
 
-fn parse(address: &str) -> Result<Multiaddr, String> {
+pub(super) fn parse(address: &str) -> Result<Multiaddr, String> {
     let endpoint = Endpoint::parse(address, Scope::Lan)?;
     let address = endpoint.address;
     Ok(match endpoint.peer {
@@ -353,7 +353,7 @@ pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
 }
 
 /// Why a dial failed, in words.
-fn dial_failure(error: &DialError) -> String {
+pub(super) fn dial_failure(error: &DialError) -> String {
     match error {
         DialError::WrongPeerId { obtained, .. } => {
             format!("somebody else answers there: {obtained}")
@@ -367,14 +367,19 @@ fn dial_failure(error: &DialError) -> String {
 }
 
 #[derive(NetworkBehaviour)]
-struct Probe {
+pub(super) struct Probe {
     relay: relay::client::Behaviour,
     announce: announce::Behaviour,
-    load: LoadTest,
+    pub load: LoadTest,
     ping: ping::Behaviour,
 }
 
 fn probe() -> Result<Swarm<Probe>, OverlayError> {
+    swarm(PING_INTERVAL, PROBE_WAIT)
+}
+
+/// A probe that pings so often, and whose connections last so long without a stream.
+pub(super) fn swarm(ping: Duration, idle: Duration) -> Result<Swarm<Probe>, OverlayError> {
     // Two providers are in the dependency tree; an error only says that one is chosen already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let setup = |e: &dyn std::fmt::Display| OverlayError::Setup(e.to_string());
@@ -396,10 +401,10 @@ fn probe() -> Result<Swarm<Probe>, OverlayError> {
             relay,
             announce: announce::Behaviour::asking(),
             load: LoadTest::default(),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(ping)),
         })
         .map_err(|e| setup(&e))?
-        .with_swarm_config(|c| c.with_idle_connection_timeout(PROBE_WAIT))
+        .with_swarm_config(|c| c.with_idle_connection_timeout(idle))
         .with_connection_timeout(PROBE_WAIT)
         .build();
     Ok(swarm)
@@ -407,16 +412,25 @@ fn probe() -> Result<Swarm<Probe>, OverlayError> {
 
 /// Bytes in one direction of a connection, then their count back.
 #[derive(Default)]
-struct LoadTest {
+pub(super) struct LoadTest {
     queue: VecDeque<ToSwarm<Sent, u64>>,
 }
 
 /// The bytes arrived, or why not.
+type Arrived = Result<(), String>;
+
+/// How sending ended.
 #[derive(Debug)]
-struct Sent(Result<(), String>);
+pub(super) struct Sent {
+    /// Over a connection with it.
+    pub peer: PeerId,
+    /// Whether all arrived.
+    pub result: Arrived,
+}
 
 impl LoadTest {
-    fn send(&mut self, peer: PeerId, connection: ConnectionId, bytes: u64) {
+    /// Sends bytes over a connection; [`Sent`] says how that ended.
+    pub fn send(&mut self, peer: PeerId, connection: ConnectionId, bytes: u64) {
         self.queue.push_back(ToSwarm::NotifyHandler {
             peer_id: peer,
             handler: NotifyHandler::One(connection),
@@ -452,7 +466,8 @@ impl NetworkBehaviour for LoadTest {
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
 
-    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, sent: Sent) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, result: Arrived) {
+        let sent = Sent { peer, result };
         self.queue.push_back(ToSwarm::GenerateEvent(sent));
     }
 
@@ -462,16 +477,16 @@ impl NetworkBehaviour for LoadTest {
 }
 
 #[derive(Default)]
-struct LoadHandler {
+pub(super) struct LoadHandler {
     open: bool,
     bytes: u64,
-    work: Option<BoxFuture<'static, Option<Sent>>>,
-    failed: Option<Sent>,
+    work: Option<BoxFuture<'static, Option<Arrived>>>,
+    failed: Option<Arrived>,
 }
 
 impl ConnectionHandler for LoadHandler {
     type FromBehaviour = u64;
-    type ToBehaviour = Sent;
+    type ToBehaviour = Arrived;
     type InboundProtocol = ReadyUpgrade<StreamProtocol>;
     type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
     type InboundOpenInfo = ();
@@ -489,7 +504,7 @@ impl ConnectionHandler for LoadHandler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Sent>> {
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Arrived>> {
         if std::mem::take(&mut self.open) {
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
                 protocol: self.listen_protocol(),
@@ -502,7 +517,7 @@ impl ConnectionHandler for LoadHandler {
             self.failed = done;
         }
         match self.failed.take() {
-            Some(sent) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(sent)),
+            Some(done) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(done)),
             None => Poll::Pending,
         }
     }
@@ -519,12 +534,12 @@ impl ConnectionHandler for LoadHandler {
                 protocol, ..
             }) => {
                 let sent = send(protocol, self.bytes);
-                let sent = sent.map(|r| Some(Sent(r.map_err(|e| e.to_string()))));
+                let sent = sent.map(|r| Some(r.map_err(|e| e.to_string())));
                 self.work = Some(sent.boxed());
             }
             ConnectionEvent::DialUpgradeError(error) => {
                 let _: &libp2p::swarm::StreamUpgradeError<Infallible> = &error.error;
-                self.failed = Some(Sent(Err(error.error.to_string())));
+                self.failed = Some(Err(error.error.to_string()));
             }
             _ => {}
         }
