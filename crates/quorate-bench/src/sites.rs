@@ -260,12 +260,13 @@ fn await_ends(processes: &mut [Process]) -> Outcome<()> {
 
 /// A failure with what all parties said last.
 pub fn trouble(what: &str, processes: &[Process]) -> Box<dyn std::error::Error + Send + Sync> {
-    let mut text = what.to_owned();
+    let mut parts = vec![what.to_owned()];
     for (index, process) in processes.iter().enumerate() {
-        let words = process.last_words(6).join("\n    ");
-        text += &format!("\n  {index}:\n    {words}");
+        parts.push(format!("  {index}:"));
+        let words = process.last_words(6).into_iter();
+        parts.extend(words.map(|line| format!("    {line}")));
     }
-    text.into()
+    parts.join("\n").into()
 }
 
 fn finished(event: &Value) -> Option<(u64, u64)> {

@@ -68,7 +68,10 @@ pub struct RelayCrowd {
 
 /// How many parties it takes for so many circuits, if each pair has one.
 pub fn parties_for(circuits: usize) -> usize {
-    (2..).find(|n| n * (n - 1) / 2 >= circuits).unwrap_or(2)
+    // Of n parties each has n - 1 others.
+    let least = (1 + 8 * circuits).isqrt().div_ceil(2);
+    let n = least.max(2);
+    if n * (n - 1) / 2 < circuits { n + 1 } else { n }
 }
 
 impl RelayCrowd {
