@@ -245,7 +245,8 @@ async fn measure(args: &Args, traffic: &setup::Traffic) -> Outcome<()> {
     if wants(Section::Relay) {
         let options = relay::Options {
             sizes: args.circuits.clone(),
-            megabytes: if args.quick { 20 } else { 1000 },
+            megabytes: if args.quick { 10 } else { 1000 },
+            quick: args.quick,
         };
         done(relay::run(options).await?);
     }

@@ -44,8 +44,10 @@ const KINDS: [Nat; 6] = [
 ];
 /// From site to site; the relay is half way.
 const ONE_WAY_MS: f64 = 40.0;
-/// A pair that has not its final path by then will not get it.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// How long a pair may take until it is usable.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// A pair that has not its final path so long after that will not get it.
+const BEST_WAIT: Duration = Duration::from_secs(20);
 /// How long two parties may take to part.
 const END_WAIT: Duration = Duration::from_secs(15);
 /// How often the processes are looked at; the times are those of their words.
@@ -184,7 +186,8 @@ fn one(pair: [Nat; 2], one_way_ms: f64, tools: &Tools, folder: &Path) -> Outcome
     let over = stage.over();
     let taken = stage.parties.iter_mut().filter_map(|p| p.process.take());
     let mut processes: Vec<Process> = taken.collect();
-    let until = begun + PATIENCE;
+    let mut until = begun + PATIENCE;
+    let mut was_usable = false;
     loop {
         let usable = processes.iter().all(|p| state(p, "running").is_some());
         let best = processes.iter().all(|p| {
@@ -193,6 +196,10 @@ fn one(pair: [Nat; 2], one_way_ms: f64, tools: &Tools, folder: &Path) -> Outcome
         });
         if usable && best {
             break;
+        }
+        if usable && !was_usable {
+            was_usable = true;
+            until = Instant::now() + BEST_WAIT;
         }
         if processes.iter_mut().any(|p| p.ended().is_some()) {
             return Err(sites::trouble("a party ended", &processes));

@@ -38,6 +38,8 @@ pub struct Options {
     pub sizes: Vec<usize>,
     /// What is sent in one measurement, in all.
     pub megabytes: u64,
+    /// Does not let the relay settle: to see that it works.
+    pub quick: bool,
 }
 
 pub async fn run(options: Options) -> Outcome<Vec<Table>> {
@@ -71,7 +73,7 @@ pub async fn run(options: Options) -> Outcome<Vec<Table>> {
     let apart = Apart::new()?;
     for transport in ["quic-v1", "tcp"] {
         for size in &options.sizes {
-            let all = measure(&quorate, transport, *size, options.megabytes).await?;
+            let all = measure(&quorate, transport, *size, &options).await?;
             memory.row(all.memory);
             all.speed.into_iter().for_each(|row| speed.row(row));
         }
@@ -90,11 +92,13 @@ async fn measure(
     quorate: &Path,
     transport: &str,
     circuits: usize,
-    megabytes: u64,
+    options: &Options,
 ) -> Outcome<Measured> {
     let relay = Relay::start(quorate, transport)?;
     let process = relay.process();
-    let rest = || tokio::time::sleep(SETTLING);
+    let megabytes = options.megabytes;
+    let settling = if options.quick { LOOK } else { SETTLING };
+    let rest = || tokio::time::sleep(settling);
     rest().await;
     let fresh = process.resident()?;
     let parties = parties_for(circuits);
