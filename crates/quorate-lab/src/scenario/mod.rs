@@ -265,7 +265,8 @@ pub struct Expect {
     pub oracle: bool,
     /// Whether `status --json` of all parties says the same of each pair.
     pub agreed: bool,
-    /// Pairs of hosts, and how the word for their path begins: `"noord sud" = "direct"`.
+    /// Pairs of hosts, and how the word for their path begins: `"noord sud" = "direct"`; or with the reason's word:
+    /// `"noord sud" = "direct, port-mapped"`.
     pub paths: BTreeMap<String, String>,
     /// Whether some router ever forwarded a port on request. All have to be given back in any case.
     pub forwarded: Option<bool>,

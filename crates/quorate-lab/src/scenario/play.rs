@@ -352,11 +352,14 @@ impl Play<'_> {
                 .get(&format!("{a} {b}"))
                 .or_else(|| paths.get(&format!("{b} {a}")));
             if let Some(expected) = expected {
-                let fits = pair
-                    .paths
-                    .iter()
-                    .all(|(word, _)| word.starts_with(expected.as_str()));
-                if !fits {
+                let (path, why) = match expected.split_once(", ") {
+                    Some((path, why)) => (path, Some(why)),
+                    None => (expected.as_str(), None),
+                };
+                let fits = |(word, reason): &(String, String)| {
+                    word.starts_with(path) && why.is_none_or(|why| why == reason)
+                };
+                if !pair.paths.iter().all(fits) {
                     wrong.push(shown(expected));
                 }
             }

@@ -170,7 +170,12 @@ impl Process {
             let index = link.get("index").and_then(Value::as_u64);
             let word = |name| link.get(name).and_then(Value::as_str).unwrap_or_default();
             if let Some(index) = index {
-                paths.insert(index, (word("path").to_owned(), word("reason").to_owned()));
+                let said: &mut (String, String) = paths.entry(index).or_default();
+                word("path").clone_into(&mut said.0);
+                // The summary of the mesh has no reasons: those that were told before stand.
+                if link.get("reason").is_some() {
+                    word("reason").clone_into(&mut said.1);
+                }
             }
         };
         for line in lock(&self.stderr).iter() {

@@ -147,6 +147,83 @@ async fn a_router_of_nat_pmp_does_as_well() {
     assert_eq!(*asked.lock().unwrap(), [900, 0]);
 }
 
+/// A keeper that is driven by hand.
+fn keeper(at: Ipv4Addr) -> (Keeper, watch::Receiver<Standing>, watch::Sender<()>) {
+    let (told, standing) = watch::channel(Standing::Asking);
+    let (stop, stopped) = watch::channel(());
+    let keeper = Keeper {
+        wish: wish(),
+        look: Arc::new(move || Some(way(at))),
+        told,
+        stopped,
+        hurry: Arc::default(),
+        lease: None,
+        pause: RETRY_FIRST,
+    };
+    (keeper, standing, stop)
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_after_half_of_it_and_not_given_back_in_between() {
+    for pcp in [true, false] {
+        let at = router_address();
+        let asked = router(at, Habits { pcp, ..GOOD }).await;
+        let (mut keeper, standing, _stop) = keeper(at);
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let next = keeper.try_once(Some(way(at))).await.unwrap();
+            let half = Duration::from_secs(u64::from(GOOD.lifetime) / 2);
+            let (least, most) = (begun + half, Instant::now() + half);
+            assert!((least..=most).contains(&next), "{:?}", next - begun);
+            told.push(*standing.borrow());
+        }
+        assert!(matches!(told[0], Standing::Forwarded(_)), "{told:?}");
+        assert!(told.iter().all(|t| *t == told[0]), "{told:?}");
+        assert_eq!(*asked.lock().unwrap(), [900; 3]);
+        keeper.lease.take().unwrap().remove().await;
+        assert_eq!(*asked.lock().unwrap(), [900, 900, 900, 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_of_upnp_keeps_the_port_and_a_router_that_falls_silent_keeps_its_lease() {
+    let at = router_address();
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let refuses = Arc::clone(&broken);
+    let asked = upnp(at, format!("http://{at}:5000/root.xml"), move |request| {
+        if refuses.load(Ordering::Relaxed) {
+            (500, "<errorCode>501</errorCode>".into())
+        } else {
+            good_upnp(request)
+        }
+    })
+    .await;
+    let (mut keeper, standing, _stop) = keeper(at);
+    keeper.try_once(Some(way(at))).await.unwrap();
+    let first = *standing.borrow();
+    let Standing::Forwarded(forwarded) = first else {
+        panic!("nothing is forwarded");
+    };
+    keeper.try_once(Some(way(at))).await.unwrap();
+    assert_eq!(*standing.borrow(), first);
+    broken.store(true, Ordering::Relaxed);
+    let next = keeper.try_once(Some(way(at))).await.unwrap();
+    assert!(next <= Instant::now() + RENEW_AGAIN);
+    assert_eq!(*standing.borrow(), first, "it is still forwarded");
+    broken.store(false, Ordering::Relaxed);
+    keeper.lease.take().unwrap().remove().await;
+    let port = format!(
+        "<NewExternalPort>{}</NewExternalPort>",
+        forwarded.outside.port()
+    );
+    let asked = asked.lock().unwrap();
+    let removals = asked.iter().filter(|r| r.contains("#DeletePortMapping"));
+    let removals: Vec<_> = removals.collect();
+    assert_eq!(removals.len(), 1);
+    assert!(removals[0].contains(&port));
+}
+
 #[tokio::test]
 async fn what_is_of_no_use_is_given_back_at_once() {
     for (habits, obstacle) in [
