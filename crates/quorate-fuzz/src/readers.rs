@@ -9,8 +9,8 @@ use quorate_session::{
     limits::{MAX_PROGRAM_SOURCE_BYTES, MAX_SOURCE_FILES},
     manifest_digest,
     message::{
-        Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, Ready, Receipt, Whereabouts,
-        verify_card,
+        Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, Pass, Ready, Receipt,
+        Whereabouts, verify_card,
     },
     rendezvous::{Slot, Stamp, check_value, hour_of, may_replace},
 };
@@ -63,6 +63,7 @@ pub fn jws(data: &[u8]) {
     read::<Cancel>(text);
     read::<Receipt>(text);
     read::<Whereabouts>(text);
+    read::<Pass>(text);
     if verify_card(text, UnixTime(START)).is_ok() {
         assert_eq!(typ.expect("a card has a type"), "vc+jwt");
     }

@@ -4,7 +4,10 @@ use crate::readers::read;
 use quorate_identity::{SigningKey, Statement, UnixMillis, UnixTime, base64url};
 use quorate_session::{
     Bundle, Frame, Invitation, LinkId, LinkKind, PeerId, Session, Setup, hello_tag,
-    message::{Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, Ready, Receipt},
+    message::{
+        Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, Pass, Ready, Receipt,
+        Whereabouts,
+    },
 };
 use quorate_sim::setting::{SID, START, fingerprint, invitation_of, party_key, resolve, secret};
 use std::{sync::LazyLock, time::Instant};
@@ -86,7 +89,7 @@ pub fn statement(data: &[u8]) {
     let Some((kind, payload)) = data.split_first() else {
         return;
     };
-    match kind % 8 {
+    match kind % 10 {
         0 => take::<Confirm>(payload),
         1 => take::<Kem>(payload),
         2 => take::<Ready>(payload),
@@ -94,6 +97,8 @@ pub fn statement(data: &[u8]) {
         4 => take::<Cancel>(payload),
         5 => take::<Hello>(payload),
         6 => take::<Apply>(payload),
+        7 => take::<Whereabouts>(payload),
+        8 => take::<Pass>(payload),
         _ => take::<Join>(payload),
     }
 }

@@ -103,6 +103,8 @@ fn seeds() -> BTreeMap<&'static str, Vec<(String, Vec<u8>)>> {
             "cancel" => add("statement", chosen(4)),
             "hello" => add("statement", chosen(5)),
             "apply" => add("statement", chosen(6)),
+            "whereabouts" => add("statement", chosen(7)),
+            "pass" => add("statement", chosen(8)),
             _ => {}
         }
     }

@@ -92,6 +92,7 @@ codes! {
     NoSession "E_NO_SESSION" 2 "No such session is known here." "See quorate status.";
     Engine "E_ENGINE" 76 "The engine of this session cannot be run on this machine." "Install the engine, or choose another one with --engine.";
     Policy "E_POLICY" 77 "A rule set on this machine forbids it." "Change the option or the policy that the message names.";
+    NotListed "E_NOT_LISTED" 74 "A relay serves only whom its operator listed." "Ask its operator to list your DID and name it with --relay-pass, or use another relay.";
     Usage "E_USAGE" 2 "The command line is wrong." "See quorate --help.";
     Internal "E_INTERNAL" 70 "quorate itself failed." "Please report it with the output of quorate -v.";
 }

@@ -29,6 +29,7 @@ const KNOWN_TYPES: &[&str] = &[
     "quorate-receipt+jwt",
     "quorate-apply+jwt",
     "quorate-whereabouts+jwt",
+    "quorate-pass+jwt",
 ];
 
 /// The parts of a compact JWS whose shape is right; nothing is verified yet.

@@ -79,6 +79,7 @@ pub async fn cancel(
     let resolved = parties
         .iter()
         .filter_map(|party| DidKeyResolver.resolve(&party.did)?.ok());
+    let reach = config.reach.shown_by(&config.key);
     let setup = CancelSetup {
         parties: resolved.collect(),
         invitation: config.invitation.clone(),
@@ -94,9 +95,7 @@ pub async fn cancel(
         scope: config.scope.into(),
         beacon_key: config.secret.derive("beacon"),
         hints: config.addresses,
-        reach: config
-            .reach
-            .with_relays_of(&config.invitation.subject.rendezvous.relays),
+        reach: reach.with_relays_of(&config.invitation.subject.rendezvous.relays),
         purpose: crate::overlay::Purpose::Session,
     };
     let (overlay, events) = Overlay::start(overlay)

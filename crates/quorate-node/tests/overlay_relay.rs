@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,10 +15,11 @@ use std::{
 };
 
 use libp2p::{PeerId, identity::Keypair};
+use quorate_identity::{Did, SigningKey};
 use quorate_node::{
     overlay::{
         KnownRelay, LaneReceiver, LaneSender, Listen, MAX_FRAME_BYTES, Overlay, OverlayConfig,
-        OverlayEvent, Purpose, Reach, RelayConfig, RelayLimits, Relaying, Scope,
+        OverlayEvent, Purpose, Reach, RelayConfig, RelayLimits, RelayRefusal, Relaying, Scope,
     },
     relay::{Relay, RelayOptions},
 };
@@ -32,6 +34,8 @@ use zeroize::Zeroizing;
 
 /// Upper bound for everything that should happen soon.
 const SOON: Duration = Duration::from_secs(30);
+/// How the relay that calls itself north is named to people.
+const NORTH: &str = "\"north\" (127.0.0.1)";
 
 fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
@@ -45,6 +49,14 @@ async fn relay(name: &str) -> (Relay, String) {
 }
 
 async fn relay_with(name: &str, limits: RelayLimits) -> (Relay, String) {
+    relay_for(name, limits, None).await
+}
+
+async fn relay_for(
+    name: &str,
+    limits: RelayLimits,
+    allow: Option<HashSet<Did>>,
+) -> (Relay, String) {
     let options = RelayOptions {
         node: RelayConfig {
             secret: Zeroizing::new(random()),
@@ -56,6 +68,7 @@ async fn relay_with(name: &str, limits: RelayLimits) -> (Relay, String) {
             limits,
             name: Some(name.into()),
             stun: Vec::new(),
+            allow,
         },
         stun: Some([0, 0]),
         metrics: None,
@@ -79,6 +92,9 @@ struct Start {
     hints: Vec<String>,
     relays: Vec<String>,
     relaying: Relaying,
+    /// Relays that may learn whose key this is.
+    passes: Vec<String>,
+    key: Option<Arc<SigningKey>>,
 }
 
 impl Default for Start {
@@ -88,6 +104,8 @@ impl Default for Start {
             hints: Vec::new(),
             relays: Vec::new(),
             relaying: Relaying::Any,
+            passes: Vec::new(),
+            key: None,
         }
     }
 }
@@ -111,6 +129,8 @@ impl Start {
                 relays: self.relays,
                 relaying: self.relaying,
                 map_ports: false,
+                passes: self.passes,
+                key: self.key,
             },
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");
@@ -175,6 +195,13 @@ impl Node {
         match self.until(frame).await {
             OverlayEvent::Frame { bytes, .. } => bytes,
             _ => unreachable!("waited for"),
+        }
+    }
+
+    /// Waits for a note that says this.
+    async fn noted(&mut self, word: &str) {
+        while !self.notes.iter().any(|note| note.contains(word)) {
+            self.event().await;
         }
     }
 
@@ -271,14 +298,78 @@ async fn a_link_over_a_circuit_carries_frames_and_the_relay_is_told_about() {
         .await;
 }
 
+/// Somebody with the identity `n`, who shows it to relays of `passes` only.
+fn somebody(n: u8, relays: &[&str], passes: &[&str]) -> Start {
+    Start {
+        passes: passes.iter().map(|r| (*r).to_owned()).collect(),
+        key: Some(Arc::new(SigningKey::from_seed(&[n; 32]))),
+        ..Start::over(relays)
+    }
+}
+
+#[tokio::test]
+async fn a_relay_with_a_list_serves_only_who_proves_a_did_of_it() {
+    let listed = (1..=2).map(|n| SigningKey::from_seed(&[n; 32]).did());
+    let limits = RelayLimits::default();
+    let (relay, address) = relay_for("ours", limits, Some(listed.collect())).await;
+    let all = [&address[..]];
+    let mut one = somebody(1, &all, &all).go().await;
+    let mut two = somebody(2, &all, &all).go().await;
+    one.reserved(1).await;
+    two.reserved(1).await;
+    one.overlay.dial(two.circuits()[0].clone());
+    one.up().await;
+
+    // Somebody else who proves a DID, and somebody listed who does not want to be known.
+    let mut outsider = somebody(3, &all, &all).go().await;
+    outsider.noted("E_NOT_LISTED").await;
+    outsider.noted("does not let us in").await;
+    let mut quiet = somebody(1, &all, &[]).go().await;
+    quiet.noted("--relay-pass").await;
+    // Neither gets a circuit to whoever is there, although it knows the way.
+    for node in [&mut outsider, &mut quiet] {
+        node.overlay.dial(two.circuits()[0].clone());
+    }
+    let refused = |relay: &Relay, why: RelayRefusal| {
+        let at = RelayRefusal::ALL.iter().position(|r| *r == why);
+        relay.status().refused[at.expect("one of them")]
+    };
+    let twice = async {
+        while refused(&relay, RelayRefusal::Circuit) < 2 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, twice).await.expect("both were refused");
+    assert!(refused(&relay, RelayRefusal::Pass) >= 1);
+    assert!(refused(&relay, RelayRefusal::Reservation) >= 1);
+    assert_eq!(
+        (relay.status().reservations, relay.status().circuits),
+        (2, 1)
+    );
+    for node in [&outsider, &quiet] {
+        assert!(node.relays.iter().all(|r| !r.reserved));
+        assert_eq!(node.last_link, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_open_relay_is_shown_no_did_and_serves_those_who_would_show_one() {
+    let (relay, address) = relay("north").await;
+    let all = [&address[..]];
+    let mut node = somebody(1, &all, &all).go().await;
+    node.reserved(1).await;
+    assert_eq!(relay.status().reservations, 1);
+    assert!(node.notes.is_empty(), "{:?}", node.notes);
+}
+
 #[tokio::test]
 async fn a_lane_over_a_circuit_carries_datagrams_and_names_its_relay() {
     let (_relay, address) = relay("north").await;
     let (a, b) = two_over(&[&address]).await;
     let (to_b, mut from_b) = a.overlay.lanes(vec![(2, b.overlay.peer_id())]);
     let (to_a, mut from_a) = b.overlay.lanes(vec![(1, a.overlay.peer_id())]);
-    assert_eq!(measured(&to_b, 2).await.as_deref(), Some("north"));
-    assert_eq!(measured(&to_a, 1).await.as_deref(), Some("north"));
+    assert_eq!(measured(&to_b, 2).await.as_deref(), Some(NORTH));
+    assert_eq!(measured(&to_a, 1).await.as_deref(), Some(NORTH));
     for n in 0..100_u8 {
         assert!(to_b.send(2, &[n; 1400]));
         assert_eq!(received(&mut from_a).await, (1, vec![n; 1400]));
@@ -307,10 +398,10 @@ async fn f13_another_relay_carries_within_ten_seconds_when_one_dies() {
     let via = measured(&to_b, 2).await.expect("over a relay");
     arrives(&to_b, 2, &mut from_a, 1).await;
     both_carry(&first, &second).await;
-    let (dying, left) = if via == "one" {
-        (first, "two")
+    let (dying, left) = if via.starts_with("\"one\"") {
+        (first, "\"two\" (127.0.0.1)")
     } else {
-        (second, "one")
+        (second, "\"one\" (127.0.0.1)")
     };
     dying.stop().await;
     let gap = arrives(&to_b, 2, &mut from_a, 2).await;
@@ -332,7 +423,11 @@ async fn f13_another_relay_carries_within_ten_seconds_when_one_falls_silent() {
     let via = measured(&to_b, 2).await.expect("over a relay");
     arrives(&to_b, 2, &mut from_a, 1).await;
     both_carry(&first, &second).await;
-    let dying = if via == "one" { &ice_one } else { &ice_two };
+    let dying = if via.starts_with("\"one\"") {
+        &ice_one
+    } else {
+        &ice_two
+    };
     dying.frozen.store(true, Ordering::Relaxed);
     let gap = arrives(&to_b, 2, &mut from_a, 2).await;
     assert!(gap < Duration::from_secs(10), "{gap:?}");
@@ -400,7 +495,11 @@ async fn a39_a_relay_that_changes_what_it_carries_is_left_for_another_one() {
     let via = measured(&to_b, 2).await.expect("over a relay");
     arrives(&to_b, 2, &mut from_a, 1).await;
     both_carry(&first, &second).await;
-    let bad = if via == "one" { &bad_one } else { &bad_two };
+    let bad = if via.starts_with("\"one\"") {
+        &bad_one
+    } else {
+        &bad_two
+    };
     bad.garbles.store(true, Ordering::Relaxed);
     let gap = arrives(&to_b, 2, &mut from_a, 2).await;
     assert!(gap < Duration::from_secs(10), "{gap:?}");
@@ -417,7 +516,7 @@ async fn the_session_and_the_lane_move_to_a_direct_connection() {
     let (mut a, mut b) = two_over(&[&address]).await;
     let (to_b, _from_b) = a.overlay.lanes(vec![(2, b.overlay.peer_id())]);
     let (to_a, mut from_a) = b.overlay.lanes(vec![(1, a.overlay.peer_id())]);
-    assert_eq!(measured(&to_b, 2).await.as_deref(), Some("north"));
+    assert_eq!(measured(&to_b, 2).await.as_deref(), Some(NORTH));
     b.overlay.dial(a.direct());
     let (link, _, now_at) = a.up().await;
     assert!(!now_at.contains("/p2p-circuit"), "{now_at}");
@@ -463,8 +562,8 @@ async fn where_only_relays_are_allowed_two_on_one_machine_use_one() {
     let peers = |index, node: &Node| vec![(index, node.overlay.peer_id())];
     let (to_b, _from_b) = a.overlay.lanes_under(Policy::Relay, peers(2, &b));
     let (to_a, mut from_a) = b.overlay.lanes_under(Policy::Relay, peers(1, &a));
-    assert_eq!(measured(&to_b, 2).await.as_deref(), Some("north"));
-    assert_eq!(measured(&to_a, 1).await.as_deref(), Some("north"));
+    assert_eq!(measured(&to_b, 2).await.as_deref(), Some(NORTH));
+    assert_eq!(measured(&to_a, 1).await.as_deref(), Some(NORTH));
     arrives(&to_b, 2, &mut from_a, 1).await;
     assert_eq!(relay.status().circuits, 1);
 }
@@ -591,6 +690,7 @@ async fn a_relay_that_comes_late_is_found_late() {
             limits: RelayLimits::default(),
             name: None,
             stun: Vec::new(),
+            allow: None,
         },
         stun: None,
         metrics: None,

@@ -68,6 +68,7 @@ async fn relay(limits: RelayLimits) -> (Relay, String, String) {
             limits,
             name: Some("a relay".into()),
             stun: Vec::new(),
+            allow: None,
         },
         stun: Some([0, 0]),
         metrics: None,

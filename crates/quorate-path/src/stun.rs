@@ -4,18 +4,22 @@
 //!   party                                            server (a relay, or another party)
 //!     | Binding request, 44 bytes ------------------> |
 //!     | <--- Binding success, XOR-MAPPED-ADDRESS ---- |   32 bytes (IPv4) or 44 bytes (IPv6)
+//!     | the same with CHANGE-REQUEST: port ---------> |   where the server has a second port
+//!     | <--- the same answer, from the second port -- |   shows whether a NAT lets it in
 //! ```
 //! Only this one exchange of RFC 8489 is spoken, without credentials: checks between peers, which
 //! have credentials, are the agents' (see [`crate::Agent`]). Requests are padded to the size of the
 //! largest answer, and a shorter request gets no answer, so a server cannot be used to make a
-//! forged sender's victim receive more than was sent.
+//! forged sender's victim receive more than was sent. Of RFC 5780 the change of the port is spoken and
+//! nothing else: an answer always goes where its question came from. A server with a second port names
+//! it in its answers (`OTHER_PORT`, of ours) where the question leaves room for that.
 //!
 //! **Limits.** A message has at most [`MAX_CHECK_BYTES`]; attributes are walked, never collected.
 //! **Security.** An answer is a claim of whoever knows the transaction id: the one who asks draws
 //! it unpredictably, checks where the answer comes from, and treats the address as a candidate that
 //! still has to be proven. Nothing here authenticates the server.
 //!
-//! Source: RFC 8489, sections 5, 6.3, 14.2 and 14.14; examples of RFC 5769.
+//! Source: RFC 8489, sections 5, 6.3, 14.2 and 14.14; RFC 5780, section 7.2; examples of RFC 5769.
 
 use crate::{Refusal, limits::MAX_CHECK_BYTES};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -28,6 +32,11 @@ const HEADER: usize = 20;
 const BINDING_REQUEST: u16 = 0x0001;
 const BINDING_SUCCESS: u16 = 0x0101;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+/// RFC 5780: answer from elsewhere. Of its flags, the one for another port.
+const CHANGE_REQUEST: u16 = 0x0003;
+const CHANGE_PORT: [u8; 4] = [0, 0, 0, 2];
+/// Optional to understand: the other port of this server, and two zero bytes.
+const OTHER_PORT: u16 = 0xc571;
 /// Optional to understand, and of any length: it carries the padding.
 const SOFTWARE: u16 = 0x8022;
 /// Attributes below this number must be understood by who reads them.
@@ -36,23 +45,68 @@ const FAMILY_IPV4: u8 = 1;
 const FAMILY_IPV6: u8 = 2;
 /// Header, and an attribute with an IPv6 address: the largest answer, and so the smallest request.
 const LARGEST_ANSWER: usize = HEADER + 4 + 20;
+/// The same with the server's other port.
+const LARGEST_WITH_PORT: usize = LARGEST_ANSWER + 8;
 
 /// The question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     transaction: Transaction,
+    /// Ask which other port there is, or for an answer from it.
+    other: Option<Other>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    Named,
+    Answers,
+}
+
+/// What a server answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Which question it answers.
+    pub transaction: Transaction,
+    /// The address that the server saw.
+    pub seen: SocketAddr,
+    /// Its other port, if it has one and said so.
+    pub other_port: Option<u16>,
 }
 
 impl Request {
     /// A question with this transaction id, which the caller draws unpredictably.
     pub fn new(transaction: Transaction) -> Self {
-        Self { transaction }
+        Self {
+            transaction,
+            other: None,
+        }
+    }
+
+    /// The same, with room for the server's other port in the answer.
+    #[must_use]
+    pub fn naming_other_port(mut self) -> Self {
+        self.other = Some(Other::Named);
+        self
+    }
+
+    /// The same, to be answered from the server's other port.
+    #[must_use]
+    pub fn from_other_port(mut self) -> Self {
+        self.other = Some(Other::Answers);
+        self
     }
 
     /// The bytes of the datagram, as many as the largest answer has.
     pub fn encode(&self) -> Vec<u8> {
-        let padding = [b' '; LARGEST_ANSWER - HEADER - 4];
         let mut message = header(BINDING_REQUEST, self.transaction);
+        if self.other == Some(Other::Answers) {
+            push_attribute(&mut message, CHANGE_REQUEST, &CHANGE_PORT);
+        }
+        let size = match self.other {
+            None => LARGEST_ANSWER,
+            Some(_) => LARGEST_WITH_PORT,
+        };
+        let padding = vec![b' '; size - message.len() - 4];
         push_attribute(&mut message, SOFTWARE, &padding);
         message
     }
@@ -67,41 +121,74 @@ pub fn answered(bytes: &[u8]) -> Option<Transaction> {
 
 /// Reads an answer: which question it answers, and the address the server saw.
 pub fn parse_response(bytes: &[u8]) -> Result<(Transaction, SocketAddr), Refusal> {
+    parse_answer(bytes).map(|answer| (answer.transaction, answer.seen))
+}
+
+/// Reads an answer with all that is in it.
+pub fn parse_answer(bytes: &[u8]) -> Result<Answer, Refusal> {
     let (kind, transaction, attributes) = parse(bytes)?;
     if kind != BINDING_SUCCESS {
         return Err(Refusal::Stun("not a Binding success"));
     }
     let mut seen = None;
+    let mut other_port = None;
     for attribute in Attributes(attributes) {
         let (kind, value) = attribute?;
         match kind {
             XOR_MAPPED_ADDRESS if seen.is_none() => seen = Some(unmask(value, transaction)?),
+            OTHER_PORT => {
+                other_port = match value {
+                    [high, low, 0, 0] => Some(u16::from_be_bytes([*high, *low])),
+                    _ => None,
+                };
+            }
             kind if kind < OPTIONAL && kind != XOR_MAPPED_ADDRESS && !is_known(kind) => {
                 return Err(Refusal::Stun("an attribute that has to be understood"));
             }
             _ => {}
         }
     }
-    let seen = seen.ok_or(Refusal::Stun("no mapped address"))?;
-    Ok((transaction, seen))
+    Ok(Answer {
+        transaction,
+        seen: seen.ok_or(Refusal::Stun("no mapped address"))?,
+        other_port: other_port.filter(|port| *port != 0),
+    })
 }
 
 /// The answer to a question that came from `source`. `None`: not such a question, shorter than its
 /// answer, or one with credentials, which is meant for an agent.
 pub fn answer(request: &[u8], source: SocketAddr) -> Option<Vec<u8>> {
+    respond(request, source, None).map(|(answer, _)| answer)
+}
+
+/// The same of a server that has another port: the answer, and whether it is to leave from that one.
+pub fn respond(
+    request: &[u8],
+    source: SocketAddr,
+    other_port: Option<u16>,
+) -> Option<(Vec<u8>, bool)> {
     let (kind, transaction, attributes) = parse(request).ok()?;
     if kind != BINDING_REQUEST {
         return None;
     }
+    let mut elsewhere = false;
     for attribute in Attributes(attributes) {
-        let (kind, _) = attribute.ok()?;
-        if kind < OPTIONAL {
-            return None;
+        match attribute.ok()? {
+            // Another address is refused: there is none.
+            (CHANGE_REQUEST, value) if value == CHANGE_PORT && other_port.is_some() => {
+                elsewhere = true;
+            }
+            (kind, _) if kind < OPTIONAL => return None,
+            _ => {}
         }
     }
     let mut message = header(BINDING_SUCCESS, transaction);
     push_attribute(&mut message, XOR_MAPPED_ADDRESS, &mask(source, transaction));
-    (message.len() <= request.len()).then_some(message)
+    if let Some(port) = other_port.filter(|_| message.len() + 8 <= request.len()) {
+        let [high, low] = port.to_be_bytes();
+        push_attribute(&mut message, OTHER_PORT, &[high, low, 0, 0]);
+    }
+    (message.len() <= request.len()).then_some((message, elsewhere))
 }
 
 /// Attributes of RFC 8489 that servers of today add to an answer, and that change nothing for us:
@@ -284,6 +371,40 @@ mod tests {
     }
 
     #[test]
+    fn a_server_with_another_port_names_it_and_answers_from_it_when_asked() {
+        for source in ["192.0.2.7:4001", "[2001:db8::7]:9"] {
+            let source: SocketAddr = source.parse().unwrap();
+            let plain = Request::new(EXAMPLE).encode();
+            let naming = Request::new(EXAMPLE).naming_other_port().encode();
+            let from_there = Request::new(EXAMPLE).from_other_port().encode();
+            for (request, elsewhere) in [(&plain, false), (&naming, false), (&from_there, true)] {
+                let (response, other) = respond(request, source, Some(4003)).unwrap();
+                assert_eq!(other, elsewhere);
+                assert!(response.len() <= request.len());
+                let answer = parse_answer(&response).unwrap();
+                assert_eq!((answer.transaction, answer.seen), (EXAMPLE, source));
+                let room = request.len() > plain.len() || source.is_ipv4();
+                assert_eq!(answer.other_port, room.then_some(4003));
+            }
+            // Who has no other port says so by silence, and by naming none.
+            assert_eq!(answer(&from_there, source), None);
+            let (response, _) = respond(&naming, source, None).unwrap();
+            assert_eq!(parse_answer(&response).unwrap().other_port, None);
+        }
+    }
+
+    #[test]
+    fn no_answer_is_sent_from_another_address() {
+        let source = "192.0.2.7:4001".parse().unwrap();
+        for flags in [4, 6, 0, 0xff] {
+            let mut request = message(BINDING_REQUEST, &[]);
+            push_attribute(&mut request, CHANGE_REQUEST, &[0, 0, 0, flags]);
+            push_attribute(&mut request, SOFTWARE, &[b' '; 40]);
+            assert_eq!(respond(&request, source, Some(4003)), None, "{flags}");
+        }
+    }
+
+    #[test]
     fn checks_of_peers_are_left_to_the_agents() {
         let username = [0, 6, 0, 4, b'a', b':', b'b', b'c'];
         let mut check = message(BINDING_REQUEST, &[]);
@@ -352,8 +473,11 @@ mod tests {
                 bytes[4..8].copy_from_slice(&COOKIE);
             }
             let _ = parse_response(&bytes);
-            if let Some(response) = answer(&bytes, "[2001:db8::7]:9".parse().unwrap()) {
-                prop_assert!(response.len() <= bytes.len());
+            let source = "[2001:db8::7]:9".parse().unwrap();
+            for other in [None, Some(4003)] {
+                if let Some((response, _)) = respond(&bytes, source, other) {
+                    prop_assert!(response.len() <= bytes.len());
+                }
             }
         }
 

@@ -32,6 +32,7 @@ mod peer_id;
 pub mod post;
 pub mod record;
 pub mod relay;
+pub mod relay_pass;
 pub mod rendezvous;
 mod roster;
 mod seal;

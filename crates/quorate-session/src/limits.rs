@@ -197,6 +197,12 @@ pub const MAX_ANNOUNCEMENT_BYTES: usize = 1024;
 pub const MAX_RELAY_NAME_CHARS: usize = 64;
 /// STUN ports that a relay names, if it names any.
 pub const MAX_STUN_PORTS: usize = 2;
+/// Bytes of a pass for a relay that serves listed DIDs only.
+pub const MAX_PASS_BYTES: usize = 4096;
+/// Bytes of the relay's answer to it.
+pub const MAX_PASS_ANSWER_BYTES: usize = 64;
+/// Lifetime of a pass, in seconds.
+pub const PASS_LIFETIME_SECONDS: i64 = 120;
 
 // --- Rendezvous -------------------------------------------------------------------------------------------------------
 

@@ -21,14 +21,14 @@ use quorate_session::{
     control::Request,
     limits::{
         MAX_ADDRESS_BYTES, MAX_ARG_BYTES, MAX_ARGS, MAX_DIGESTS, MAX_FRAME_BYTES, MAX_NAME_CHARS,
-        MAX_NOTE_CHARS, MAX_PARTIES, MAX_PATH_BYTES, MAX_PINNED_KEYS, MAX_PURPOSE_CHARS,
-        MAX_REJOIN, MAX_RENDEZVOUS_ADDRESSES, MAX_SIGNAL_BYTES, MAX_STATEMENTS, MAX_TITLE_CHARS,
-        MAX_VERSION_BYTES, MIN_PARTIES, MIN_PORT, MTU_RANGE,
+        MAX_NOTE_CHARS, MAX_PARTIES, MAX_PATH_BYTES, MAX_PINNED_KEYS, MAX_PUBLISHED_ADDRESSES,
+        MAX_PURPOSE_CHARS, MAX_REJOIN, MAX_RENDEZVOUS_ADDRESSES, MAX_SIGNAL_BYTES, MAX_STATEMENTS,
+        MAX_TITLE_CHARS, MAX_VERSION_BYTES, MIN_PARTIES, MIN_PORT, MTU_RANGE,
     },
     lobby,
     message::{
-        Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, PROTOCOL_VERSION, Ready,
-        Receipt,
+        Abort, Apply, Call, Cancel, Card, Confirm, Hello, Join, Kem, PROTOCOL_VERSION, Pass, Ready,
+        Receipt, Whereabouts,
     },
     post,
 };
@@ -123,8 +123,10 @@ fn parse(name: &str, value: &Value) -> Result<(), String> {
         "invitation" => claims::<Invitation>(value),
         "join" => claims::<Join>(value),
         "kem" => claims::<Kem>(value),
+        "pass" => claims::<Pass>(value),
         "ready" => claims::<Ready>(value),
         "receipt" => claims::<Receipt>(value),
+        "whereabouts" => claims::<Whereabouts>(value),
         "lobby" => lobby::Frame::parse(value.to_string().as_bytes())
             .map(|_| ())
             .map_err(|e| e.to_string()),
@@ -517,6 +519,21 @@ fn values_out_of_their_limits_are_refused() {
         plain("invitation", "/validFrom", json!("2026-11-22T16:00:00.0Z")),
         plain("invitation", "/validFrom", json!("2026-13-22T16:00:00Z")),
         plain("hello", "/local", json!("1".repeat(52))),
+        plain("pass", "/remote", json!("1".repeat(52))),
+        plain("pass", "/n", json!(digest[..42])),
+        plain(
+            "whereabouts",
+            "/addr",
+            texts(MAX_PUBLISHED_ADDRESSES + 1, "/ip4/192.0.2.1/tcp/1"),
+        ),
+        plain(
+            "whereabouts",
+            "/addr/0",
+            json!(format!("/{}", "x".repeat(MAX_ADDRESS_BYTES))),
+        ),
+        plain("whereabouts", "/addr/0", json!("ip4/192.0.2.1")),
+        plain("whereabouts", "/addr/0", json!("/ip4/192.0.2.1 /tcp/1")),
+        plain("whereabouts", "/hour", json!(-1)),
         plain("join", "/kem/alg", json!("X25519")),
         plain("join", "/fp/mpyc", json!("0.11 beta")),
         plain("join", "/pid", json!(-1)),
@@ -614,6 +631,8 @@ fn limits_and_codes_in_the_schemas_are_those_of_the_program() {
     let digests = &frame["$defs"]["have"]["properties"]["digests"];
     let jws = &frame["$defs"]["statements"]["properties"]["jws"];
     let data = &frame["$defs"]["signal"]["properties"]["data"];
+    let whereabouts = schema("whereabouts");
+    let addresses = &whereabouts["properties"]["addr"];
     let rejoin = &subject["policy"]["properties"]["rejoin"];
     let pairs = [
         (&subject["title"]["maxLength"], MAX_TITLE_CHARS),
@@ -633,6 +652,8 @@ fn limits_and_codes_in_the_schemas_are_those_of_the_program() {
         (&relays["maxItems"], MAX_RENDEZVOUS_ADDRESSES),
         (&relays["items"]["maxLength"], MAX_ADDRESS_BYTES),
         (&rejoin["maximum"], usize::from(MAX_REJOIN)),
+        (&addresses["maxItems"], MAX_PUBLISHED_ADDRESSES),
+        (&addresses["items"]["maxLength"], MAX_ADDRESS_BYTES),
         (&digests["maxItems"], MAX_DIGESTS),
         (&jws["maxItems"], MAX_STATEMENTS),
         (&data["maxLength"], (MAX_SIGNAL_BYTES * 8).div_ceil(6)),

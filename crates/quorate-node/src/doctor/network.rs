@@ -1,8 +1,10 @@
 //! The network as relays show it: which transports pass, and what the NAT does.
 //!
-//! All STUN questions leave one socket. If two destinations see different ports, the NAT gives a new
-//! one per destination, and a peer cannot be told where to knock. Filtering, which is what the NAT
-//! lets in, cannot be seen this way: whoever answers was asked before.
+//! All STUN questions about mapping leave one socket. If two destinations see different ports, the NAT gives a
+//! new one per destination, and a peer cannot be told where to knock. Filtering, which is what the NAT lets in,
+//! is seen from a fresh socket: a relay is asked at one of its two ports, and asked to answer from the other one,
+//! which this socket never sent anything to. Whether an answer from another *host* would be let in cannot be
+//! seen: no relay answers for another one.
 
 use std::{
     collections::BTreeSet,
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use quorate_path::stun::Request;
 use quorate_session::relay::Announcement;
 use tokio::{net::UdpSocket, task::JoinSet};
 
@@ -20,11 +23,11 @@ use crate::{
     overlay::relay_probe::{Reached, both_transports, parts, reach},
     party::clock,
     portmap::{self, Method, Obstacle, Transport, Wish},
-    relay::ask_stun,
+    relay::{ask_for, ask_stun},
 };
 
 /// Words of findings whose failure is one of the network.
-pub const NETWORK: &[&str] = &["relay", "udp", "tcp", "clock", "nat", "ipv6"];
+pub const NETWORK: &[&str] = &["relay", "udp", "tcp", "clock", "nat", "filter", "ipv6"];
 /// A clock that differs by more makes signatures fail.
 const CLOCK_TOLERANCE_SECONDS: i64 = 120;
 
@@ -72,7 +75,8 @@ async fn with_relays(relays: &[String]) -> Vec<Finding> {
     findings.extend(seen.iter().enumerate().map(|(n, seen)| relay(n + 1, seen)));
     findings.extend(transports(&seen));
     findings.push(clocks(&seen));
-    findings.push(mapping(&seen).await);
+    let (nat, filter) = tokio::join!(mapping(&seen), filtering(&seen));
+    findings.extend([nat, filter]);
     findings
 }
 
@@ -208,6 +212,67 @@ async fn mapping(seen: &[Seen]) -> Finding {
     judged(id, answers, mapped.len(), behind)
 }
 
+/// What comes of asking a relay to answer from the port that was not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LetIn {
+    /// No relay with two ports answered.
+    Unknown,
+    Yes,
+    No,
+}
+
+/// What the NAT or firewall lets in, by IPv4.
+async fn filtering(seen: &[Seen]) -> Finding {
+    let of_ip4 = seen.iter().filter(|s| s.ip.is_ipv4());
+    let servers = of_ip4.filter_map(|s| {
+        let first = *s.announcement()?.stun.first()?;
+        Some(SocketAddr::new(s.ip, first))
+    });
+    for server in servers {
+        let let_in = lets_in(server).await;
+        if let_in != LetIn::Unknown {
+            return filter_finding(let_in);
+        }
+    }
+    filter_finding(LetIn::Unknown)
+}
+
+async fn lets_in(server: SocketAddr) -> LetIn {
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await else {
+        return LetIn::Unknown;
+    };
+    // That it answers at all, and has another port, has to be known before its silence means anything.
+    let named = ask_for(&socket, server, server, Request::naming_other_port).await;
+    let Some(port) = named.ok().and_then(|answer| answer.other_port) else {
+        return LetIn::Unknown;
+    };
+    let other = SocketAddr::new(server.ip(), port);
+    match ask_for(&socket, server, other, Request::from_other_port).await {
+        Ok(_) => LetIn::Yes,
+        Err(_) => LetIn::No,
+    }
+}
+
+fn filter_finding(let_in: LetIn) -> Finding {
+    let id = "filter";
+    match let_in {
+        LetIn::Yes => Finding::ok(
+            id,
+            "what is let in does not depend on the sender's port: many pairs become direct",
+        ),
+        LetIn::No => Finding::warn(
+            id,
+            "only answers from exactly where a packet went are let in: both ends have to knock at once",
+            "nothing has to be done: quorate does that, and relays where it fails; a forwarded UDP port or UPnP helps",
+        ),
+        LetIn::Unknown => Finding::warn(
+            id,
+            "unknown: no relay showed a packet from a port that was not asked",
+            "use a relay with two STUN ports that run this version; if UDP is blocked here, sessions are relayed",
+        ),
+    }
+}
+
 fn judged(id: &'static str, answers: usize, mapped: usize, behind: bool) -> Finding {
     match (answers, mapped) {
         (0, _) => Finding::warn(
@@ -320,6 +385,44 @@ mod tests {
                 "{finding:?}"
             );
         }
+    }
+
+    #[test]
+    fn each_kind_of_filtering_is_said_with_what_to_do() {
+        assert_eq!(filter_finding(LetIn::Yes).verdict, Verdict::Ok);
+        for let_in in [LetIn::No, LetIn::Unknown] {
+            let finding = filter_finding(let_in);
+            assert!(finding.verdict == Verdict::Warn && finding.remedy.is_some());
+        }
+    }
+
+    /// A relay's STUN ports; `elsewhere` says whether the second one is let in.
+    fn server(elsewhere: bool) -> SocketAddr {
+        let [one, two] =
+            [0, 0].map(|_| std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+        let [address, other] = [&one, &two].map(|s| s.local_addr().expect("bound"));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, from)) = one.recv_from(&mut buffer) {
+                let answer =
+                    quorate_path::stun::respond(&buffer[..length], from, Some(other.port()));
+                match answer {
+                    Some((answer, false)) => drop(one.send_to(&answer, from)),
+                    Some((answer, true)) if elsewhere => drop(two.send_to(&answer, from)),
+                    _ => {}
+                }
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_answer_from_a_port_that_was_not_asked_shows_what_is_let_in() {
+        assert_eq!(lets_in(server(true)).await, LetIn::Yes);
+        assert_eq!(lets_in(server(false)).await, LetIn::No);
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let silent = nobody.local_addr().expect("bound");
+        assert_eq!(lets_in(silent).await, LetIn::Unknown);
     }
 
     #[tokio::test]

@@ -64,6 +64,9 @@ pub struct SessionMemory {
     /// The file that the private arguments came from, if they did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub private_args: Option<PathBuf>,
+    /// The relays that were used, as lines of the file of relays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<String>,
     /// When this user agreed.
     pub agreed: UnixTime,
 }
@@ -106,6 +109,7 @@ impl SessionMemory {
             args,
             expires_seconds,
             private_args,
+            relays: Vec::new(),
             agreed,
         }
     }

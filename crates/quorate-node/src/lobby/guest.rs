@@ -135,6 +135,7 @@ pub async fn apply(
         reach,
     } = config;
     let secret = Zeroizing::new(contact::random()?);
+    let reach = reach.shown_by(&key);
     let core = lobby::Applicant::new(key, ticket.clone(), peer_of(&secret), contact::random()?);
     let hints = at.into_iter().chain(ticket.hints().iter().cloned());
     let (overlay, incoming) = contact::open(OverlayConfig {

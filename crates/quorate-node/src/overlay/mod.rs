@@ -29,18 +29,24 @@ mod beacon;
 pub mod dht;
 mod dialing;
 mod driver;
+mod exchange;
 mod frame;
 mod lanes;
 mod link;
 mod multiplex;
+mod muxer;
 mod network;
+mod pass;
 mod pulse;
 pub mod relay_crowd;
 mod relay_node;
 pub mod relay_probe;
 mod relays;
+mod source;
 mod stream;
+mod streams;
 mod throttle;
+mod unread;
 
 use std::{
     fmt,
@@ -48,6 +54,7 @@ use std::{
     time::Instant,
 };
 
+use quorate_identity::SigningKey;
 use quorate_path::Policy;
 use tokio::{
     sync::{mpsc, mpsc::error::TrySendError},
@@ -117,7 +124,7 @@ pub enum Relaying {
 }
 
 /// Through which relays somebody can be reached, and reaches others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Reach {
     /// Relays to be reachable through, as multiaddr text with `/p2p/RELAY`.
     pub relays: Vec<String>,
@@ -125,9 +132,20 @@ pub struct Reach {
     pub relaying: Relaying,
     /// Whether the router may be asked to forward ports to this party.
     pub map_ports: bool,
+    /// Those of the relays that may learn the own DID, because the user said so, if they ask for it.
+    pub passes: Vec<String>,
+    /// The key of that DID.
+    pub key: Option<Arc<SigningKey>>,
 }
 
 impl Reach {
+    /// As somebody whose DID the named relays may learn.
+    #[must_use]
+    pub fn shown_by(mut self, key: &SigningKey) -> Self {
+        self.key = (!self.passes.is_empty()).then(|| Arc::new(key.clone()));
+        self
+    }
+
     /// With what the session names: its first relays come first, because the other parties have reservations there too.
     /// Where only own relays may be used, or none, nothing is added.
     #[must_use]
@@ -289,7 +307,9 @@ impl Overlay {
             addresses: Addresses::default(),
         };
         let (links, addresses) = (shared.links.clone(), shared.addresses.clone());
-        let driver = driver::Driver::start(config, shared, events, orders, Instant::now()).await?;
+        // It holds the swarm while it is made: too much for the stack of whoever waits for it.
+        let driver = driver::Driver::start(config, shared, events, orders, Instant::now());
+        let driver = Box::pin(driver).await?;
         let peer = driver.peer_id().to_string();
         let task = tokio::spawn(driver.run());
         let overlay = Self {

@@ -1,16 +1,19 @@
-//! Yamux with two measures: many streams where we dialled, few where others did.
+//! Streams with two measures: many where we dialled, few where others did.
 //!
 //! A relay opens a stream of ours for each circuit that leads to us, so that a connection with one must carry many. Nobody
 //! has to dial us for that: what strangers open carries a session, a lane and what libp2p needs.
 //!
-//! Limits: [`MAX_STREAMS`] and [`MAX_STREAMS_DIALLED`]; a peer that opens more loses its connection.
+//! Limits: [`MAX_STREAMS`] and [`MAX_STREAMS_DIALLED`]; a peer that opens more loses its connection. [`WINDOW_GROWTH`],
+//! [`UNREAD_BYTES`].
 //!
 //! Security: yamux keeps up to 256 KiB of each stream that nobody reads. Provides that a stranger makes us keep
-//! [`MAX_STREAMS`] times that per connection before it proved anything. Source: yamux, "Flow control".
+//! [`MAX_STREAMS`] times that and one growth per connection before it proved anything, and all of them [`UNREAD_BYTES`].
 
-use libp2p::{
-    core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
-    yamux,
+use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
+
+use super::{
+    muxer::{Config, Windows},
+    unread::Budget,
 };
 
 /// Streams one peer may have open on a connection that it dialled, and inside a circuit: one session, one lane, identify,
@@ -19,41 +22,45 @@ pub const MAX_STREAMS: u32 = 16;
 /// The same on a connection that we dialled. With a relay each circuit is a stream: two for each of the other parties of
 /// the largest session.
 pub(super) const MAX_STREAMS_DIALLED: u32 = 192;
+/// Bytes by which the windows of one connection may grow in all: what is on its way at a gigabit a second and 60 ms.
+const WINDOW_GROWTH: u32 = 8 * 1024 * 1024;
+/// Bytes that all connections hold unread, those of the network and those inside circuits each.
+const UNREAD_BYTES: usize = 256 * 1024 * 1024;
 
 /// Chooses by who dialled.
 #[derive(Clone)]
 pub(super) struct Multiplexing {
-    dialled: yamux::Config,
-    accepted: yamux::Config,
+    dialled: Config,
+    accepted: Config,
 }
 
 impl Multiplexing {
     /// For connections of the network.
     pub fn direct() -> Self {
-        Self {
-            dialled: streams(MAX_STREAMS_DIALLED),
-            accepted: streams(MAX_STREAMS),
-        }
+        Self::new(MAX_STREAMS_DIALLED, MAX_STREAMS)
     }
 
     /// For connections inside circuits; no relay is reached through another one.
     pub fn in_circuits() -> Self {
+        Self::new(MAX_STREAMS, MAX_STREAMS)
+    }
+
+    fn new(dialled: u32, accepted: u32) -> Self {
+        let budget = Budget::new(UNREAD_BYTES);
+        let config = |streams| {
+            let growth = WINDOW_GROWTH;
+            Config::new(Windows { streams, growth }, budget.clone())
+        };
         Self {
-            dialled: streams(MAX_STREAMS),
-            accepted: streams(MAX_STREAMS),
+            dialled: config(dialled),
+            accepted: config(accepted),
         }
     }
 }
 
-fn streams(most: u32) -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(most as usize);
-    config
-}
-
 impl UpgradeInfo for Multiplexing {
-    type Info = <yamux::Config as UpgradeInfo>::Info;
-    type InfoIter = <yamux::Config as UpgradeInfo>::InfoIter;
+    type Info = <Config as UpgradeInfo>::Info;
+    type InfoIter = <Config as UpgradeInfo>::InfoIter;
 
     fn protocol_info(&self) -> Self::InfoIter {
         self.dialled.protocol_info()
@@ -62,11 +69,11 @@ impl UpgradeInfo for Multiplexing {
 
 impl<C> InboundConnectionUpgrade<C> for Multiplexing
 where
-    yamux::Config: InboundConnectionUpgrade<C>,
+    Config: InboundConnectionUpgrade<C>,
 {
-    type Output = <yamux::Config as InboundConnectionUpgrade<C>>::Output;
-    type Error = <yamux::Config as InboundConnectionUpgrade<C>>::Error;
-    type Future = <yamux::Config as InboundConnectionUpgrade<C>>::Future;
+    type Output = <Config as InboundConnectionUpgrade<C>>::Output;
+    type Error = <Config as InboundConnectionUpgrade<C>>::Error;
+    type Future = <Config as InboundConnectionUpgrade<C>>::Future;
 
     fn upgrade_inbound(self, connection: C, info: Self::Info) -> Self::Future {
         self.accepted.upgrade_inbound(connection, info)
@@ -75,11 +82,11 @@ where
 
 impl<C> OutboundConnectionUpgrade<C> for Multiplexing
 where
-    yamux::Config: OutboundConnectionUpgrade<C>,
+    Config: OutboundConnectionUpgrade<C>,
 {
-    type Output = <yamux::Config as OutboundConnectionUpgrade<C>>::Output;
-    type Error = <yamux::Config as OutboundConnectionUpgrade<C>>::Error;
-    type Future = <yamux::Config as OutboundConnectionUpgrade<C>>::Future;
+    type Output = <Config as OutboundConnectionUpgrade<C>>::Output;
+    type Error = <Config as OutboundConnectionUpgrade<C>>::Error;
+    type Future = <Config as OutboundConnectionUpgrade<C>>::Future;
 
     fn upgrade_outbound(self, connection: C, info: Self::Info) -> Self::Future {
         self.dialled.upgrade_outbound(connection, info)

@@ -5,7 +5,7 @@
 //! no agent name, no listen addresses, and what peers say about theirs is not kept. Pulses find
 //! dead connections. mDNS runs under [`Scope::Lan`] only.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, connection_limits,
@@ -16,6 +16,7 @@ use libp2p::{
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp,
 };
+use quorate_identity::SigningKey;
 use quorate_session::limits::MAX_LOBBY_LINKS;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -23,9 +24,11 @@ use zeroize::Zeroizing;
 use super::{
     OverlayError, Scope,
     address::{Endpoint, Transport},
-    admission, announce, lanes,
+    admission, announce,
+    exchange::Exchange,
+    lanes,
     multiplex::{MAX_STREAMS_DIALLED, Multiplexing},
-    pulse, stream,
+    pass, pulse, stream,
 };
 
 /// Established connections opened by others.
@@ -62,7 +65,8 @@ pub(super) struct Node {
     admission: admission::Behaviour,
     pub session: stream::Behaviour,
     pub lanes: lanes::Behaviour,
-    pub announce: announce::Behaviour,
+    pub announce: Exchange<announce::Answer>,
+    pub pass: Exchange<pass::Answer>,
     relay: relay::client::Behaviour,
     identify: identify::Behaviour,
     pulse: pulse::Behaviour,
@@ -80,12 +84,13 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Builds the swarm with the identity of `seed`.
+    /// Builds the swarm with the identity of `seed`; relays that ask may be shown the DID of `key`.
     pub fn build(
         seed: Zeroizing<[u8; 32]>,
         scope: Scope,
         protocol: StreamProtocol,
         only: Option<PeerId>,
+        key: Option<Arc<SigningKey>>,
     ) -> Result<Self, OverlayError> {
         let mut seed = seed;
         let keypair = Keypair::ed25519_from_bytes(seed.as_mut_slice()).map_err(setup)?;
@@ -97,7 +102,8 @@ impl Network {
             admission: admission::Behaviour::default(),
             session: stream::Behaviour::new(of.to_peer_id(), scope, protocol, only),
             lanes: lanes::Behaviour::new(of.to_peer_id()),
-            announce: announce::Behaviour::asking(),
+            announce: announce::asking(),
+            pass: pass::showing(of.to_peer_id(), key),
             relay,
             identify: identify::Behaviour::new(identify_config(of)),
             pulse: pulse::Behaviour::default(),

@@ -310,6 +310,7 @@ mod tests {
             limits: RelayLimits::default(),
             name: None,
             stun: Vec::new(),
+            allow: None,
         })
         .await
         .expect("a relay on loopback");

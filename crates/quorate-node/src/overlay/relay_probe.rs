@@ -37,7 +37,12 @@ use libp2p::{
 use quorate_session::relay::Announcement;
 use tokio::time::{timeout, timeout_at};
 
-use super::{OverlayError, Scope, address::Endpoint, announce};
+use super::{
+    OverlayError, Scope,
+    address::Endpoint,
+    announce::{self, told},
+    exchange::Exchange,
+};
 
 /// Time to reach a relay, to reserve, and to connect through it, each.
 pub const PROBE_WAIT: Duration = Duration::from_secs(10);
@@ -94,7 +99,7 @@ pub async fn reach(address: &str) -> Result<Reached, String> {
     swarm.dial(address).map_err(|e| dial_failure(&e))?;
     let mut reached: Option<Reached> = None;
     let mut asked = None;
-    let mut told = false;
+    let mut said = false;
     let all = async {
         loop {
             match swarm.select_next_some().await {
@@ -121,17 +126,17 @@ pub async fn reach(address: &str) -> Result<Reached, String> {
                         reached.rtt = Some(rtt);
                     }
                 }
-                SwarmEvent::Behaviour(ProbeEvent::Announce(said))
-                    if asked == Some((said.peer, said.connection)) =>
+                SwarmEvent::Behaviour(ProbeEvent::Announce(done))
+                    if asked == Some((done.peer, done.connection)) =>
                 {
                     if let Some(reached) = &mut reached {
-                        reached.announcement = said.answer;
-                        told = true;
+                        reached.announcement = told(done);
+                        said = true;
                     }
                 }
                 _ => {}
             }
-            if told && reached.as_ref().is_some_and(|r| r.rtt.is_some()) {
+            if said && reached.as_ref().is_some_and(|r| r.rtt.is_some()) {
                 return Ok(());
             }
         }
@@ -369,7 +374,7 @@ pub(super) fn dial_failure(error: &DialError) -> String {
 #[derive(NetworkBehaviour)]
 pub(super) struct Probe {
     relay: relay::client::Behaviour,
-    announce: announce::Behaviour,
+    announce: Exchange<announce::Answer>,
     pub load: LoadTest,
     ping: ping::Behaviour,
 }
@@ -399,7 +404,7 @@ pub(super) fn swarm(ping: Duration, idle: Duration) -> Result<Swarm<Probe>, Over
         .map_err(|e| setup(&e))?
         .with_behaviour(|_, relay| Probe {
             relay,
-            announce: announce::Behaviour::asking(),
+            announce: announce::asking(),
             load: LoadTest::default(),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(ping)),
         })

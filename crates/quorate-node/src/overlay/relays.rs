@@ -18,6 +18,7 @@
 //! addresses it says we have are not used. STUN goes to own relays only.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -100,6 +101,8 @@ struct Relay {
     rtt: Option<Duration>,
     said: Option<Announcement>,
     suspect: Option<Instant>,
+    /// It was shown who we are, or did not ask, since the connection began.
+    settled: bool,
 }
 
 impl Relay {
@@ -156,6 +159,8 @@ pub(super) fn check(endpoint: &Endpoint) -> Result<PeerId, &'static str> {
 /// The table of relays.
 pub(super) struct Relays {
     all: Vec<Relay>,
+    /// Those that may learn the user's DID; nothing is asked of them before that is settled.
+    trusted: HashSet<PeerId>,
     /// Whether others should be able to reach us through relays.
     reserve: bool,
     jitter: Jitter,
@@ -165,6 +170,7 @@ impl Relays {
     pub fn new(reserve: bool, seed: u64) -> Self {
         Self {
             all: Vec::new(),
+            trusted: HashSet::new(),
             reserve,
             jitter: Jitter::new(seed),
         }
@@ -240,7 +246,33 @@ impl Relays {
             rtt: None,
             said: None,
             suspect: None,
+            settled: false,
         });
+    }
+
+    /// These may learn the user's DID.
+    pub fn trust(&mut self, relays: impl IntoIterator<Item = PeerId>) {
+        self.trusted.extend(relays);
+    }
+
+    pub fn is_trusted(&self, peer: &PeerId) -> bool {
+        self.trusted.contains(peer)
+    }
+
+    /// Whether this relay, with which there is a connection, has to be shown who we are first.
+    pub fn owes_pass(&self, peer: &PeerId) -> bool {
+        self.look(peer).is_some_and(|r| !self.is_settled(r))
+    }
+
+    /// That was done, or is not needed.
+    pub fn settled(&mut self, peer: &PeerId) {
+        if let Some(relay) = self.look_mut(peer) {
+            relay.settled = true;
+        }
+    }
+
+    fn is_settled(&self, relay: &Relay) -> bool {
+        relay.settled || !self.trusted.contains(&relay.peer)
     }
 
     pub fn is_known(&self, peer: &PeerId) -> bool {
@@ -251,14 +283,19 @@ impl Relays {
         self.look(peer).is_some_and(|r| r.own)
     }
 
-    /// How a relay is named to people: its name, or its host.
+    /// How a relay is named to people: by its host, and by its own word, which could be anybody's name, in quotes before it.
     pub fn name(&self, peer: &PeerId) -> String {
         let Some(relay) = self.look(peer) else {
             return peer.to_string();
         };
-        let name = relay.said.as_ref().and_then(|said| said.name.clone());
-        let host = || relay.endpoints.first().map(|e| e.ip.to_string());
-        name.or_else(host).unwrap_or_else(|| peer.to_string())
+        // The same one at both ends of a pair that knows the same addresses, in whatever order.
+        let host = relay.endpoints.iter().map(|e| e.ip).min();
+        let host = host.map_or_else(|| peer.to_string(), |ip| ip.to_string());
+        match relay.said.as_ref().and_then(|said| said.name.as_deref()) {
+            // A quote in it must not end the quotes around it.
+            Some(name) => format!("\"{}\" ({host})", name.replace('"', "'")),
+            None => host,
+        }
     }
 
     pub fn status(&self, peer: &PeerId) -> Option<KnownRelay> {
@@ -278,7 +315,7 @@ impl Relays {
         let mut connected: Vec<&Relay> = self
             .all
             .iter()
-            .filter(|r| !r.connections.is_empty() && r.peer != peer)
+            .filter(|r| !r.connections.is_empty() && r.peer != peer && self.is_settled(r))
             .collect();
         connected.sort_by_key(|r| {
             let suspect = r.suspect.is_some_and(|until| until > now);
@@ -294,8 +331,12 @@ impl Relays {
         if !self.reserve {
             return None;
         }
-        let connected = self.all.iter_mut().find(|r| {
-            r.own && r.state == State::Connected && r.due <= now && !r.connections.is_empty()
+        let connected = self.all.iter().find(|r| {
+            r.own
+                && r.state == State::Connected
+                && r.due <= now
+                && !r.connections.is_empty()
+                && self.is_settled(r)
         });
         if let Some(relay) = connected {
             let endpoint = relay.endpoints.first()?;
@@ -325,7 +366,7 @@ impl Relays {
         let own = self.all.iter().filter(|r| r.own);
         own.filter(|r| match r.state {
             State::Waiting => !full,
-            State::Connected => true,
+            State::Connected => self.is_settled(r),
             _ => false,
         })
         .map(|r| r.due)
@@ -393,6 +434,7 @@ impl Relays {
         }
         relay.state = State::Waiting;
         relay.rtt = None;
+        relay.settled = false;
         relay.back_off(jitter, now);
         true
     }
@@ -630,6 +672,31 @@ mod tests {
         assert_eq!(order(&relays, now), [peers[2], peers[0], peers[1]]);
         let later = now + SUSPECT_FOR;
         assert_eq!(order(&relays, later)[0], peers[1]);
+    }
+
+    #[test]
+    fn a_relays_own_name_is_quoted_and_stands_beside_its_host() {
+        let now = Instant::now();
+        let mut relays = Relays::new(true, 7);
+        let peer = PeerId::random();
+        relays.add_own(endpoint(1, peer), now).expect("room");
+        assert_eq!(relays.name(&peer), "127.0.0.1");
+        let said = |name: &str| {
+            let limits = crate::overlay::RelayLimits::DEFAULT.announced();
+            Announcement {
+                name: Some(name.into()),
+                stun: Vec::new(),
+                limits,
+                load: Load::default(),
+                access: Access::Open,
+                at: UnixTime(0),
+            }
+        };
+        assert!(relays.said(&peer, said("Klinik Ost")));
+        assert_eq!(relays.name(&peer), "\"Klinik Ost\" (127.0.0.1)");
+        // What would read like something of ours stays inside the quotes.
+        relays.said(&peer, said("[sud]\" (203.0.113.9)"));
+        assert_eq!(relays.name(&peer), "\"[sud]' (203.0.113.9)\" (127.0.0.1)");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One session stream per peer: a small libp2p behaviour with its connection handler.
+//! One session stream per peer: a small libp2p behaviour.
 //!
 //! ```text
 //!   lower PeerId                                   higher PeerId
@@ -32,27 +32,23 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    convert::Infallible,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
-    core::{ConnectedPoint, Endpoint as Role, transport::PortUse, upgrade::ReadyUpgrade},
+    core::{ConnectedPoint, Endpoint as Role, transport::PortUse},
     swarm::{
-        CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId,
-        FromSwarm, NetworkBehaviour, NotifyHandler, Stream, StreamUpgradeError, SubstreamProtocol,
-        ToSwarm,
-        handler::{
-            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
-        },
+        CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour,
+        NotifyHandler, Stream, ToSwarm,
     },
 };
 
 use super::{
     Purpose, Scope,
     address::{Endpoint, relay_in, relay_of},
+    streams::{Handler, Open, Report},
 };
 
 /// The protocol of the streams of each purpose.
@@ -95,6 +91,16 @@ pub(super) enum Event {
 #[error("{0}")]
 struct Refused(&'static str);
 
+/// What a connection has carried.
+#[derive(Clone, Copy, Debug)]
+enum Carried {
+    Nothing,
+    /// Its one stream.
+    Stream,
+    /// What breaks the rules.
+    TooMuch,
+}
+
 struct Connection {
     id: ConnectionId,
     address: Multiaddr,
@@ -103,6 +109,7 @@ struct Connection {
     relay: Option<PeerId>,
     /// A session stream was asked for or accepted on it.
     used: bool,
+    carried: Carried,
     /// Closed then, unless it is used by that time.
     deadline: Instant,
 }
@@ -127,7 +134,7 @@ pub(super) struct Behaviour {
     /// Relays that addresses of peers named.
     foreign_relays: HashSet<PeerId>,
     refused: HashMap<PeerId, Instant>,
-    queue: VecDeque<ToSwarm<Event, Order>>,
+    queue: VecDeque<ToSwarm<Event, Open>>,
 }
 
 impl Behaviour {
@@ -175,12 +182,8 @@ impl Behaviour {
             return;
         };
         on.used = false;
+        on.carried = Carried::Nothing;
         on.deadline = now + SESSION_WAIT;
-        self.queue.push_back(ToSwarm::NotifyHandler {
-            peer_id: peer,
-            handler: NotifyHandler::One(connection),
-            event: Order::Renew,
-        });
     }
 
     /// Accepts no connection with `peer` before `until`.
@@ -243,7 +246,7 @@ impl Behaviour {
 
     fn admit(&self, peer: &PeerId, dialled: bool) -> Result<Handler, ConnectionDenied> {
         if self.own_relays.contains(peer) {
-            return Ok(Handler::new(self.protocol.clone()));
+            return Ok(Handler::new(self.protocol.clone(), true));
         }
         if self.is_refused(peer) {
             return Err(ConnectionDenied::new(Refused("this peer was refused")));
@@ -255,7 +258,7 @@ impl Behaviour {
                 "this peer is not the one looked for",
             )));
         }
-        Ok(Handler::new(self.protocol.clone()))
+        Ok(Handler::new(self.protocol.clone(), true))
     }
 
     /// A circuit over this relay is asked for: what we dialled to it may wait that long.
@@ -315,7 +318,7 @@ impl Behaviour {
         self.queue.push_back(ToSwarm::NotifyHandler {
             peer_id: peer,
             handler: NotifyHandler::One(fresh.id),
-            event: Order::Open,
+            event: Open,
         });
     }
 
@@ -344,16 +347,27 @@ impl Behaviour {
             // A relay that is let in although somebody else is looked for; dropping the stream ends it.
             return;
         }
-        if inbound && self.local < peer {
-            return self.violation(peer, connection, "opened a stream that is ours to open");
-        }
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
         let Some(on) = state.connections.iter_mut().find(|c| c.id == connection) else {
             return;
         };
+        let what = match on.carried {
+            Carried::Nothing if inbound && self.local < peer => {
+                "opened a stream that is ours to open"
+            }
+            Carried::Nothing => "",
+            Carried::Stream => "opened a second session stream",
+            // Said once: the connection is being closed.
+            Carried::TooMuch => return,
+        };
+        if !what.is_empty() {
+            on.carried = Carried::TooMuch;
+            return self.violation(peer, connection, what);
+        }
         on.used = true;
+        on.carried = Carried::Stream;
         let (address, dialer) = (on.address.clone(), on.dialer);
         state.session = Some(connection);
         self.tell(Event::Opened {
@@ -419,6 +433,7 @@ impl NetworkBehaviour for Behaviour {
                     relay: relay_of(new.endpoint),
                     dialer: new.endpoint.is_dialer(),
                     used: false,
+                    carried: Carried::Nothing,
                     deadline: Instant::now() + SESSION_WAIT,
                 });
                 self.open(new.peer_id);
@@ -442,7 +457,6 @@ impl NetworkBehaviour for Behaviour {
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, report: Report) {
         match report {
             Report::Opened { stream, inbound } => self.opened(peer, id, stream, inbound),
-            Report::Second => self.violation(peer, id, "opened a second session stream"),
             Report::Failed { .. } if self.may_serve(&peer, id) => {
                 // It is no party as well; the connection goes on serving as a relay's.
                 let Some(state) = self.peers.get_mut(&peer) else {
@@ -465,7 +479,7 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, Order>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, Open>> {
         // Woken by the swarm: everything is queued from its own calls.
         self.queue.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
@@ -478,108 +492,6 @@ fn far_end(endpoint: &ConnectedPoint) -> Multiaddr {
             local_addr.clone()
         }
         _ => endpoint.get_remote_address().clone(),
-    }
-}
-
-/// What the behaviour orders a handler to do.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// Open the session stream.
-    Open,
-    /// Let the connection carry one more.
-    Renew,
-}
-
-/// What a handler reports.
-#[derive(Debug)]
-pub(super) enum Report {
-    Opened { stream: Stream, inbound: bool },
-    Second,
-    Failed { foreign: bool },
-}
-
-/// The session stream of one connection.
-pub(super) struct Handler {
-    protocol: StreamProtocol,
-    open: bool,
-    had_stream: bool,
-    reports: VecDeque<Report>,
-}
-
-impl Handler {
-    fn new(protocol: StreamProtocol) -> Self {
-        Self {
-            protocol,
-            open: false,
-            had_stream: false,
-            reports: VecDeque::new(),
-        }
-    }
-
-    fn opened(&mut self, stream: Stream, inbound: bool) {
-        if self.had_stream {
-            // Said once: after it the behaviour closes the connection.
-            if !self.reports.iter().any(|r| matches!(r, Report::Second)) {
-                self.reports.push_back(Report::Second);
-            }
-            return;
-        }
-        self.had_stream = true;
-        self.reports.push_back(Report::Opened { stream, inbound });
-    }
-}
-
-impl ConnectionHandler for Handler {
-    type FromBehaviour = Order;
-    type ToBehaviour = Report;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
-    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
-    type InboundOpenInfo = ();
-    type OutboundOpenInfo = ();
-
-    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(self.protocol.clone()), ())
-    }
-
-    fn on_behaviour_event(&mut self, order: Order) {
-        match order {
-            Order::Open => self.open = true,
-            Order::Renew => self.had_stream = false,
-        }
-    }
-
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Report>> {
-        if let Some(report) = self.reports.pop_front() {
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report));
-        }
-        if std::mem::take(&mut self.open) {
-            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: self.listen_protocol(),
-            });
-        }
-        Poll::Pending
-    }
-
-    fn on_connection_event(
-        &mut self,
-        event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>,
-    ) {
-        match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol, ..
-            }) => self.opened(protocol, true),
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol, ..
-            }) => self.opened(protocol, false),
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
-                let foreign = matches!(error, StreamUpgradeError::<Infallible>::NegotiationFailed);
-                self.reports.push_back(Report::Failed { foreign });
-            }
-            _ => {}
-        }
     }
 }
 
@@ -606,6 +518,7 @@ mod tests {
                 dialer,
                 relay,
                 used: false,
+                carried: Carried::Nothing,
                 deadline: Instant::now(),
             });
         id

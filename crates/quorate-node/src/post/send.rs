@@ -111,7 +111,7 @@ pub async fn send(config: SendConfig) -> Result<(SendHandle, mpsc::Receiver<Send
         purpose: Purpose::Post,
         beacon_key: post::beacon_key(),
         hints: config.at,
-        reach: config.reach,
+        reach: config.reach.shown_by(&config.key),
     })
     .await?;
     let addresses = overlay.addresses();

@@ -152,8 +152,8 @@ impl Checked {
             Finding::ok("load", text)
         });
         if announcement.access == Access::Listed {
-            let text = "only those whom its operator listed may use it";
-            let remedy = "ask the operator to list you";
+            let text = "only those whom its operator listed may use it (E_NOT_LISTED to others)";
+            let remedy = "if you are listed, use it with --relay-pass; else ask its operator";
             self.findings.push(Finding::warn("access", text, remedy));
         }
         let here = clock::wall().0;
@@ -233,9 +233,20 @@ async fn stun_at(ip: IpAddr, port: u16) -> Result<SocketAddr, String> {
 
 /// The same from a socket of the caller.
 pub(crate) async fn ask_stun(socket: &UdpSocket, server: SocketAddr) -> Result<SocketAddr, String> {
+    let answer = ask_for(socket, server, server, |request| request).await?;
+    Ok(answer.seen)
+}
+
+/// Asks `server` something that `by` answers.
+pub(crate) async fn ask_for(
+    socket: &UdpSocket,
+    server: SocketAddr,
+    by: SocketAddr,
+    question: impl FnOnce(stun::Request) -> stun::Request,
+) -> Result<stun::Answer, String> {
     let mut transaction = [0; 12];
     getrandom::fill(&mut transaction).map_err(|e| e.to_string())?;
-    let question = stun::Request::new(transaction).encode();
+    let question = question(stun::Request::new(transaction)).encode();
     let mut buffer = [0; 1024];
     for _ in 0..STUN_TRIES {
         let sent = socket.send_to(&question, server).await;
@@ -243,11 +254,11 @@ pub(crate) async fn ask_stun(socket: &UdpSocket, server: SocketAddr) -> Result<S
         let answer = async {
             loop {
                 let (length, from) = socket.recv_from(&mut buffer).await?;
-                if from == server
-                    && let Ok((of, seen)) = stun::parse_response(&buffer[..length])
-                    && of == transaction
+                if from == by
+                    && let Ok(answer) = stun::parse_answer(&buffer[..length])
+                    && answer.transaction == transaction
                 {
-                    return std::io::Result::Ok(seen);
+                    return std::io::Result::Ok(answer);
                 }
             }
         };

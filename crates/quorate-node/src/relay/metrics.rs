@@ -89,7 +89,7 @@ mod tests {
         let status = RelayStatus {
             circuits: 2,
             bytes_total: 17,
-            refused: [0, 3, 0, 0, 0],
+            refused: [0, 3, 0, 0, 0, 0],
             ..RelayStatus::default()
         };
         let page = page(&status, 5);

@@ -36,8 +36,8 @@ use std::{
 
 use quorate_identity::Code;
 
-pub(crate) use check::ask_stun;
 pub use check::{Checked, check};
+pub(crate) use check::{ask_for, ask_stun};
 pub use key::{key_path, load_or_create_key};
 pub use unit::{DEFAULT_UNIT_PATH, SERVICE, UnitOptions, unit};
 

@@ -1,13 +1,14 @@
 //! STUN answers on two UDP ports: parties learn how their NAT shows them.
 //!
-//! One relay with two ports shows whether a NAT gives a new port per destination. An answer is
-//! never larger than its question, so nobody can aim more at somebody else than they send.
+//! One relay with two ports shows whether a NAT gives a new port per destination, and, by an answer from the port that
+//! was not asked, whether it lets that in. An answer goes where its question came from and is never larger, so nobody
+//! can aim more at somebody else than they send.
 //!
 //! Limits: [`ANSWERS_PER_SECOND`] per socket, with as many in a burst; datagrams of at most
 //! [`MAX_DATAGRAM`] bytes are looked at.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -47,17 +48,20 @@ impl StunServer {
     pub fn start(hosts: &BTreeSet<IpAddr>, ports: [u16; 2]) -> Result<Self, Fault> {
         let answers = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        let mut bound = Vec::new();
-        for port in ports {
-            let (port, sockets) = bind_all(hosts, port)?;
-            bound.push(port);
-            for socket in sockets {
-                let answers = Arc::clone(&answers);
-                tasks.spawn(serve(socket, answers));
+        let [(one, here), (two, there)] = [bind_all(hosts, ports[0])?, bind_all(hosts, ports[1])?];
+        for (host, first) in &here {
+            let second = there.get(host);
+            let mut serve_at = |socket: &Arc<UdpSocket>, other: Option<(&Arc<UdpSocket>, u16)>| {
+                let other = other.map(|(socket, port)| (Arc::clone(socket), port));
+                tasks.spawn(serve(Arc::clone(socket), other, Arc::clone(&answers)));
+            };
+            serve_at(first, second.map(|second| (second, two)));
+            if let Some(second) = second {
+                serve_at(second, Some((first, one)));
             }
         }
         Ok(Self {
-            ports: bound,
+            ports: vec![one, two],
             answers,
             _tasks: tasks,
         })
@@ -69,7 +73,10 @@ impl StunServer {
     }
 }
 
-fn bind_all(hosts: &BTreeSet<IpAddr>, port: u16) -> Result<(u16, Vec<UdpSocket>), Fault> {
+/// The sockets of one port number, by host.
+type Bound = (u16, BTreeMap<IpAddr, Arc<UdpSocket>>);
+
+fn bind_all(hosts: &BTreeSet<IpAddr>, port: u16) -> Result<Bound, Fault> {
     let mut failure = None;
     for _ in 0..PORT_TRIES {
         match bind_at(hosts, port) {
@@ -86,14 +93,14 @@ fn bind_all(hosts: &BTreeSet<IpAddr>, port: u16) -> Result<(u16, Vec<UdpSocket>)
 }
 
 /// One port number at all hosts. IPv6 may be missing on a machine, IPv4 may not where it is asked for.
-fn bind_at(hosts: &BTreeSet<IpAddr>, port: u16) -> std::io::Result<(u16, Vec<UdpSocket>)> {
-    let mut sockets = Vec::new();
+fn bind_at(hosts: &BTreeSet<IpAddr>, port: u16) -> std::io::Result<Bound> {
+    let mut sockets = BTreeMap::new();
     let mut number = port;
     for host in hosts {
         match bind(SocketAddr::new(*host, number)) {
             Ok(socket) => {
                 number = socket.local_addr()?.port();
-                sockets.push(socket);
+                sockets.insert(*host, Arc::new(socket));
             }
             Err(e) if host.is_ipv6() && !sockets.is_empty() && is_missing(&e) => {}
             Err(e) => return Err(e),
@@ -121,18 +128,28 @@ fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-async fn serve(socket: UdpSocket, answers: Arc<AtomicU64>) {
+/// Answers at `socket`; `other` is the socket of the other port at the same host.
+async fn serve(
+    socket: Arc<UdpSocket>,
+    other: Option<(Arc<UdpSocket>, u16)>,
+    answers: Arc<AtomicU64>,
+) {
     let mut buffer = [0; MAX_DATAGRAM];
     let mut allowance = Allowance::new(clock::now());
     loop {
         let Some((length, from)) = taken(socket.recv_from(&mut buffer).await).await else {
             continue;
         };
-        let Some(answer) = stun::answer(&buffer[..length], from) else {
+        let other_port = other.as_ref().map(|(_, port)| *port);
+        let Some((answer, elsewhere)) = stun::respond(&buffer[..length], from, other_port) else {
             continue;
         };
+        let by = match &other {
+            Some((other, _)) if elsewhere => other,
+            _ => &socket,
+        };
         // What does not leave at once is not worth waiting for.
-        if allowance.take(clock::now()) && socket.try_send_to(&answer, from).is_ok() {
+        if allowance.take(clock::now()) && by.try_send_to(&answer, from).is_ok() {
             answers.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -201,6 +218,28 @@ mod tests {
             assert_eq!(told, ([7; 12], socket.local_addr().unwrap()));
         }
         assert_eq!(server.counter().load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_from_the_other_port_when_that_is_asked_for() {
+        let hosts = BTreeSet::from([IpAddr::from(Ipv4Addr::LOCALHOST)]);
+        let server = StunServer::start(&hosts, [0, 0]).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut buffer = [0; 2048];
+        let [one, two] = server.ports[..] else {
+            unreachable!("two ports")
+        };
+        for (asked, other) in [(one, two), (two, one)] {
+            let question = stun::Request::new([9; 12]).from_other_port().encode();
+            let to = SocketAddr::from((Ipv4Addr::LOCALHOST, asked));
+            socket.send_to(&question, to).await.unwrap();
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(from.port(), other);
+            assert!(length <= question.len());
+            let answer = stun::parse_answer(&buffer[..length]).unwrap();
+            assert_eq!(answer.seen, socket.local_addr().unwrap());
+            assert_eq!(answer.other_port, Some(other));
+        }
     }
 
     #[tokio::test]

@@ -19,7 +19,12 @@ pub struct UnitOptions<'a> {
     pub low_port: bool,
     /// Seconds that the relay may take to drain.
     pub drain_seconds: u64,
+    /// What peers can make it keep, in bytes.
+    pub memory_bytes: u64,
 }
+
+/// `MemoryMax` is a multiple of this, in MiB.
+const MEMORY_STEP_MIB: u64 = 256;
 
 /// The unit's text.
 pub fn unit(options: &UnitOptions<'_>) -> String {
@@ -34,6 +39,8 @@ pub fn unit(options: &UnitOptions<'_>) -> String {
         "CapabilityBoundingSet="
     };
     let stop = options.drain_seconds.saturating_add(15);
+    let memory = options.memory_bytes.div_ceil(1024 * 1024);
+    let memory = memory.next_multiple_of(MEMORY_STEP_MIB);
     format!(
         "\
 # Written by: quorate relay install-service
@@ -54,7 +61,8 @@ StateDirectory=quorate-relay
 StateDirectoryMode=0700
 UMask=0077
 LimitNOFILE=65536
-MemoryMax=2G
+# What peers can make it keep with these limits; see docs/guides/relay.md.
+MemoryMax={memory}M
 {capabilities}
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -112,6 +120,7 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::overlay::RelayLimits;
 
     fn text(arguments: &[&str], low_port: bool) -> String {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
@@ -120,6 +129,7 @@ mod tests {
             arguments: &arguments,
             low_port,
             drain_seconds: 30,
+            memory_bytes: RelayLimits::default().memory_bytes(),
         })
     }
 
@@ -133,6 +143,7 @@ mod tests {
             "NoNewPrivileges=yes",
             "CapabilityBoundingSet=",
             "TimeoutStopSec=45",
+            "MemoryMax=4096M",
         ] {
             assert!(unit.lines().any(|l| l == line), "{line}");
         }

@@ -5,7 +5,7 @@
 //! Limits: [`APPLY_LIFETIME_SECONDS`]; with a card about 9 KB. Security. Provides: whoever is at the other end of the link
 //! holds the DID's key and wants a seat in this call. Does not provide: that the name is true.
 
-use super::{check_text, check_version, issued};
+use super::{check_lifetime, check_text, check_version, from_to};
 use crate::{
     limits::{APPLY_LIFETIME_SECONDS, MAX_CARD_BYTES, MAX_NAME_CHARS},
     peer_id::PeerId,
@@ -51,19 +51,14 @@ impl Statement for Apply {
     }
 
     fn validity(&self) -> Validity {
-        Validity {
-            not_after: Some(self.exp),
-            ..issued(self.iat)
-        }
+        from_to(self.iat, self.exp)
     }
 
     fn check(&self) -> Result<(), Rejection> {
         check_version(self.v)?;
         check_text("the applicant's name", &self.name, MAX_NAME_CHARS)?;
-        if !(0..=APPLY_LIFETIME_SECONDS).contains(&self.exp.0.saturating_sub(self.iat.0)) {
-            let text = "an application must live two minutes at most";
-            return Err(Rejection::new(Code::Time, "F4", text));
-        }
+        let text = "an application must live two minutes at most";
+        check_lifetime(self.iat, self.exp, APPLY_LIFETIME_SECONDS, "F4", text)?;
         if self
             .card
             .as_ref()

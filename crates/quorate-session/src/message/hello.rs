@@ -3,11 +3,9 @@
 //! It is short-lived and names both PeerIds, so it cannot be carried to another connection. It is the one statement that
 //! is answered to instead of flooded; it decides nothing but who is at the other end of a link.
 
-use super::{check_version, issued};
+use super::{check_lifetime, check_version, from_to};
 use crate::{limits::HELLO_LIFETIME_SECONDS, peer_id::PeerId};
-use quorate_identity::{
-    B64, Code, Did, Digest, Rejection, Relationship, Statement, UnixTime, Validity,
-};
+use quorate_identity::{B64, Did, Digest, Rejection, Relationship, Statement, UnixTime, Validity};
 use serde::{Deserialize, Serialize};
 
 /// "I, `iss`, speak from PeerId `local` to PeerId `remote` about session `inv`."
@@ -41,22 +39,12 @@ impl Statement for Hello {
     }
 
     fn validity(&self) -> Validity {
-        Validity {
-            not_after: Some(self.exp),
-            ..issued(self.iat)
-        }
+        from_to(self.iat, self.exp)
     }
 
     fn check(&self) -> Result<(), Rejection> {
         check_version(self.v)?;
-        let lifetime = self.exp.0.saturating_sub(self.iat.0);
-        if !(0..=HELLO_LIFETIME_SECONDS).contains(&lifetime) {
-            return Err(Rejection::new(
-                Code::Time,
-                "S5",
-                "a link proof must live two minutes at most",
-            ));
-        }
-        Ok(())
+        let text = "a link proof must live two minutes at most";
+        check_lifetime(self.iat, self.exp, HELLO_LIFETIME_SECONDS, "S5", text)
     }
 }

@@ -16,6 +16,7 @@
 //! call        vc+jwt                inviter     the same as an invitation, with free seats
 //! apply       quorate-apply+jwt     applicant   I want a seat (only to the inviter, never flooded)
 //! card        vc+jwt                anybody     my DID, my name, a key to seal invitations to
+//! pass        quorate-pass+jwt      anybody     my DID, to a relay that serves listed DIDs only (never flooded)
 //! ```
 //!
 //! Every statement after the invitation carries `inv`, the digest that names the session, so that none counts in another
@@ -32,6 +33,7 @@ mod hello;
 mod invitation;
 mod join;
 mod kem;
+mod pass;
 mod ready;
 mod receipt;
 mod whereabouts;
@@ -53,6 +55,7 @@ pub use invitation::{
 };
 pub use join::{Fingerprint, JOIN_KEM, Join, KemKey, peer_signature_input};
 pub use kem::Kem;
+pub use pass::Pass;
 pub use ready::Ready;
 pub use receipt::{Receipt, ReceiptOutcome};
 pub use whereabouts::Whereabouts;
@@ -114,6 +117,28 @@ fn check_text(what: &str, text: &str, max_chars: usize) -> Result<(), Rejection>
 pub(crate) fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Refuses a statement that lives longer than its kind may, or ends before it begins.
+fn check_lifetime(
+    iat: UnixTime,
+    exp: UnixTime,
+    most: i64,
+    rule: &'static str,
+    text: &'static str,
+) -> Result<(), Rejection> {
+    if (0..=most).contains(&exp.0.saturating_sub(iat.0)) {
+        return Ok(());
+    }
+    Err(Rejection::new(Code::Time, rule, text))
+}
+
+/// A statement that counts for its lifetime.
+fn from_to(iat: UnixTime, exp: UnixTime) -> Validity {
+    Validity {
+        not_after: Some(exp),
+        ..issued(iat)
+    }
 }
 
 /// A statement that counts from when it was issued.

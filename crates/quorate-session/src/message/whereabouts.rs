@@ -7,7 +7,7 @@
 //! into [`RENDEZVOUS_PLAIN_BYTES`](crate::limits::RENDEZVOUS_PLAIN_BYTES) is not published. Security. Provides: the DID's
 //! holder gave these addresses and this PeerId for this session and hour. Does not provide: that somebody answers there.
 
-use super::{check_version, issued};
+use super::{check_lifetime, check_version, from_to};
 use crate::{
     limits::{MAX_ADDRESS_BYTES, MAX_PUBLISHED_ADDRESSES, RENDEZVOUS_LIFETIME_SECONDS},
     peer_id::PeerId,
@@ -52,19 +52,19 @@ impl Statement for Whereabouts {
     }
 
     fn validity(&self) -> Validity {
-        Validity {
-            not_after: Some(self.exp),
-            ..issued(self.iat)
-        }
+        from_to(self.iat, self.exp)
     }
 
     fn check(&self) -> Result<(), Rejection> {
         check_version(self.v)?;
-        let lifetime = self.exp.0.saturating_sub(self.iat.0);
-        if !(0..=RENDEZVOUS_LIFETIME_SECONDS).contains(&lifetime) {
-            let text = "whereabouts must live half an hour at most";
-            return Err(Rejection::new(Code::Time, "S13.6", text));
-        }
+        let text = "whereabouts must live half an hour at most";
+        check_lifetime(
+            self.iat,
+            self.exp,
+            RENDEZVOUS_LIFETIME_SECONDS,
+            "S13.6",
+            text,
+        )?;
         if self.addr.len() > MAX_PUBLISHED_ADDRESSES
             || self.addr.iter().any(|text| text.len() > MAX_ADDRESS_BYTES)
         {

@@ -33,12 +33,23 @@ pub const WIRE: &[&str] = &[
     "join",
     "kem",
     "lobby",
+    "pass",
     "post",
     "ready",
     "receipt",
+    "whereabouts",
 ];
-/// Those of them that no session says: they come before it.
-pub const BEFORE_A_SESSION: &[&str] = &["apply", "call", "card", "control", "lobby", "post"];
+/// Those of them that no session says: they come before it, or go elsewhere.
+pub const BEFORE_A_SESSION: &[&str] = &[
+    "apply",
+    "call",
+    "card",
+    "control",
+    "lobby",
+    "pass",
+    "post",
+    "whereabouts",
+];
 /// Schemas of what the command line prints.
 pub const REPORTS: &[&str] = &[
     "clean",

@@ -265,8 +265,11 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "a43_nobody_without_the_secret_writes_or_overwrites_a_record",
     ),
     ("S13.5", "", "what_is_sealed_with_another_key_is_refused"),
-    ("S13.6", "", "whereabouts_beyond_their_limits_are_refused"),
-    ("S13.7", "", "whereabouts_beyond_their_limits_are_refused"),
+    (
+        "S13.7",
+        "the whereabouts do not fit",
+        "addresses_that_do_not_fit_are_left_out_from_the_end",
+    ),
     (
         "S13.8",
         "the whereabouts are those",
@@ -289,6 +292,24 @@ const NOT_BY_BYTES: &[(&str, &str, &str)] = &[
         "S12",
         "",
         "an_announcement_beyond_its_limits_or_of_another_form_is_refused",
+    ),
+    // What a relay with a list asks, and answers.
+    (
+        "S14.1",
+        "a pass",
+        "a_pass_of_somebody_else_for_something_else_or_of_another_time_is_refused",
+    ),
+    ("S14.1", "the relay's answer", "an_answer_is_a_code_or_ok"),
+    ("S14.3", "", "only_a_did_that_says_its_key_can_be_shown"),
+    (
+        "S14.4",
+        "",
+        "a_pass_of_somebody_else_for_something_else_or_of_another_time_is_refused",
+    ),
+    (
+        "S14.5",
+        "",
+        "a_pass_of_somebody_else_for_something_else_or_of_another_time_is_refused",
     ),
     // Two records that meet.
     (

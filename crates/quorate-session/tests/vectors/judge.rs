@@ -14,7 +14,10 @@ use quorate_session::{
     Outcome, PeerId, Pid, Record, RendezvousSecret, Session, Setup, Stored, Ticket,
     control::Request,
     lobby, manifest_digest,
-    message::{Abort, Apply, Call, Cancel, Confirm, Hello, Join, Kem, Ready, Receipt, verify_card},
+    message::{
+        Abort, Apply, Call, Cancel, Confirm, Hello, Join, Kem, Pass, Ready, Receipt, Whereabouts,
+        verify_card,
+    },
 };
 use serde_json::Value;
 use ssi_dids_core::Document;
@@ -90,7 +93,9 @@ fn alone(vector: &Vector) -> Result<(), Rejection> {
         "join" => statement::<Join>(vector).map(drop),
         "confirm" => statement::<Confirm>(vector).map(drop),
         "kem" => statement::<Kem>(vector).map(drop),
+        "pass" => statement::<Pass>(vector).map(drop),
         "ready" => statement::<Ready>(vector).map(drop),
+        "whereabouts" => statement::<Whereabouts>(vector).map(drop),
         "abort" => statement::<Abort>(vector).map(drop),
         "cancel" => statement::<Cancel>(vector).map(drop),
         "receipt" => statement::<Receipt>(vector).map(drop),

@@ -54,7 +54,7 @@ fn judged_wrongly(
     let main = wanted.rule.split('.').next().unwrap();
     let as_wanted = wanted.code == *code
         && wanted.ends == rule.is_none()
-        && rule.is_none_or(|rule| rule == main);
+        && rule.is_none_or(|rule| rule == main || rule == wanted.rule);
     let described = refusals.iter().any(|refusal| {
         refusal.rule == wanted.rule && refusal.code == *code && refusal.is_shown_by(detail)
     });

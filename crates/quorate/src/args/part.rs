@@ -27,8 +27,12 @@ pub struct PartArgs {
     /// names them to the others.
     #[arg(long, value_name = "ADDR", help_heading = "Network")]
     pub relay: Vec<String>,
+    /// Relay like --relay that serves listed DIDs only, and may learn yours: which sessions you are in, when, and with whom
+    /// it cannot see, but who you are it can. Repeat for more. A line of the file `relays` that ends in `pass` says the same.
+    #[arg(long, value_name = "ADDR", help_heading = "Network")]
+    pub relay_pass: Vec<String>,
     /// Use no relay at all, whoever names one.
-    #[arg(long, conflicts_with_all = ["relay", "own_relays"], help_heading = "Network")]
+    #[arg(long, conflicts_with_all = ["relay", "relay_pass", "own_relays"], help_heading = "Network")]
     pub no_relay: bool,
     /// Use your own relays only, not those that the inviter or other parties name.
     #[arg(long, help_heading = "Network")]

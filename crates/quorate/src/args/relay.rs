@@ -80,6 +80,10 @@ pub struct RelayRunArgs {
     /// What users see beside its address.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Serve only whoever proves one of these DIDs: a DID, or a file with one a line; may be given more than once.
+    /// Users show theirs with --relay-pass.
+    #[arg(long, value_name = "DID|FILE")]
+    pub allow: Vec<String>,
     /// How long circuits may take to end after SIGTERM.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = parse_duration)]
     pub drain: Duration,

@@ -21,7 +21,7 @@ use crate::{
     consent::Terminal,
     failure::Failure,
     part::{
-        Consent, Invited, Options, User, called, came_back, own_name, returning, take_part,
+        Consent, Invited, Options, User, called, came_back, own_name, reach, returning, take_part,
         with_user,
     },
     text,
@@ -226,7 +226,13 @@ async fn start(
     if part.private_args.is_none() {
         part.private_args.clone_from(&memory.private_args);
     }
+    let named = !part.relay.is_empty() || !part.relay_pass.is_empty();
     let mut options = Options::new(&user.home, part, Vec::new())?;
+    if !named {
+        let scope = options.overlay_scope();
+        reach::remember(&mut options.reach, &memory.relays, scope);
+    }
+    let terms = terms.reachable(&options.reach);
     options.program = Some(terms.program.clone());
     let path = Path::new(program);
     options.program_path = path.exists().then(|| path.to_owned());

@@ -9,7 +9,7 @@ use quorate_node::{
 };
 use quorate_session::{Invitation, message::Engine};
 
-use super::{Options, User};
+use super::{Options, User, reach};
 use crate::{failure::Failure, invitation::now, text};
 
 /// What a person said about themselves before the session.
@@ -46,6 +46,7 @@ pub fn keep_session(
         options.private_args_file.clone(),
         now(),
     );
+    memory.relays = reach::to_remember(&options.reach, &subject.rendezvous.relays);
     if subject.mpc.engine() == Some(Engine::Exec) {
         memory.executable = Some(subject.program.entry.clone());
     }

@@ -18,11 +18,8 @@ use libp2p::{
     },
 };
 
-use super::{
-    PROTOCOL, config,
-    shelf::{Shelf, Source},
-};
-use crate::overlay::{Scope, address::Endpoint};
+use super::{PROTOCOL, config, shelf::Shelf};
+use crate::overlay::{Scope, address::Endpoint, source::Source};
 
 /// Records that a node keeps; 1.7 KB each.
 pub(super) const MAX_KEPT_RECORDS: usize = 16_384;

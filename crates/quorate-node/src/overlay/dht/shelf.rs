@@ -13,56 +13,25 @@ use std::{
     borrow::Cow,
     collections::{BTreeSet, HashMap, hash_map},
     iter,
-    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
 };
 
 use libp2p::{
-    Multiaddr, PeerId,
+    PeerId,
     kad::{
         ProviderRecord, Record, RecordKey,
         store::{Error, RecordStore, Result},
     },
-    multiaddr::Protocol,
 };
 use quorate_session::{
     limits::RENDEZVOUS_LIFETIME_SECONDS,
     rendezvous::{check_value, may_replace},
 };
 
-use crate::party::clock;
+use crate::{overlay::source::Source, party::clock};
 
 /// One source fills at most one part in so many of a shelf.
 const SHELF_SHARES: usize = 16;
-
-/// Where records come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::overlay) enum Source {
-    /// This process: no limit beyond that of the shelf.
-    Ourselves,
-    Ip4(Ipv4Addr),
-    /// The first 64 bits.
-    Ip6(u64),
-}
-
-impl Source {
-    /// Of a peer that is connected from there.
-    pub fn of(address: &Multiaddr) -> Self {
-        let ip = match address.iter().next() {
-            Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
-            Some(Protocol::Ip6(ip)) => IpAddr::V6(ip).to_canonical(),
-            _ => return Self::Ourselves,
-        };
-        match ip {
-            IpAddr::V4(ip) => Self::Ip4(ip),
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, ..] = ip.segments();
-                let words = [a, b, c, d].map(u64::from);
-                Self::Ip6(words.into_iter().fold(0, |all, word| all << 16 | word))
-            }
-        }
-    }
-}
 
 /// By the time they expire.
 type Order = BTreeSet<(Instant, Vec<u8>)>;
@@ -250,6 +219,7 @@ pub(super) mod tests {
         Pid, RendezvousSecret,
         rendezvous::{Slot, Stamp},
     };
+    use std::net::Ipv4Addr;
 
     pub(in crate::overlay::dht) fn record(place: u8, seq: u64) -> Record {
         let secret = RendezvousSecret::new([place; 32]);
@@ -314,21 +284,6 @@ pub(super) mod tests {
         assert!(shelf.get(&record(0, 1).key).is_some());
         let all: usize = shelf.by_source.values().map(BTreeSet::len).sum();
         assert_eq!((all, shelf.order.len()), (shelf.len(), shelf.len()));
-    }
-
-    #[test]
-    fn an_ip6_network_is_one_source() {
-        let of = |text: &str| Source::of(&text.parse().expect("a multiaddr"));
-        assert_eq!(
-            of("/ip6/2001:db8:0:7::1/tcp/1"),
-            of("/ip6/2001:db8:0:7:ffff::2/udp/2/quic-v1")
-        );
-        assert_ne!(
-            of("/ip6/2001:db8:0:7::1/tcp/1"),
-            of("/ip6/2001:db8:0:8::1/tcp/1")
-        );
-        assert_eq!(of("/ip6/::ffff:192.0.2.1/tcp/1"), host(1));
-        assert_ne!(of("/ip4/192.0.2.2/tcp/1"), host(1));
     }
 
     #[test]

@@ -131,9 +131,14 @@ impl Driver {
             purpose,
             beacon_key,
             hints,
-            reach: Reach {
-                relays, relaying, ..
-            },
+            reach:
+                Reach {
+                    relays,
+                    relaying,
+                    passes,
+                    key,
+                    ..
+                },
         } = config;
         // A guest calls, and is not called.
         let reserve = relaying != Relaying::Never && !matches!(purpose, Purpose::Guest(_));
@@ -148,7 +153,7 @@ impl Driver {
         };
         let protocol = stream::protocol(&purpose);
         let beacon_key = zeroize::Zeroizing::new(beacon_key);
-        let network = Network::build(secret, scope, protocol.clone(), only)?;
+        let network = Network::build(secret, scope, protocol.clone(), only, key)?;
         let seed = || getrandom::u64().map_err(|e| OverlayError::Random(e.to_string()));
         let mut driver = Self {
             swarm: network.swarm,
@@ -194,6 +199,7 @@ impl Driver {
             }
         } else {
             driver.take_relays(&relays, now);
+            driver.trust(&passes);
         }
         driver.take_hints(&hints, now);
         Ok(driver)
@@ -467,7 +473,8 @@ impl Driver {
             NodeEvent::Session(event) => self.on_session(event, now),
             NodeEvent::Lanes(event) => self.on_lane(event),
             NodeEvent::Relay(event) => self.on_relay_event(&event),
-            NodeEvent::Announce(told) => self.on_announcement(told),
+            NodeEvent::Announce(done) => self.on_announcement(done),
+            NodeEvent::Pass(done) => self.on_pass(done),
             NodeEvent::Pulse(pulse) => match pulse.sign {
                 Sign::Answered(rtt) => self.on_relay_rtt(&pulse.peer, rtt),
                 Sign::Silent(lasts) => self.on_silent(pulse.peer, pulse.connection, lasts, now),
@@ -600,6 +607,9 @@ impl Driver {
             Command::CloseLink(link) => {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.refused = true;
+                    // Now, not when the link has ended: nobody gets in meanwhile by being named again.
+                    let peer = link.peer;
+                    self.refuse(peer, now);
                 }
             }
             Command::ExpectLinks(expected) => {

@@ -21,8 +21,10 @@ use super::{
     super::{
         OverlayEvent, Relaying,
         address::Endpoint,
-        announce::Told,
+        announce::{Answer, told},
+        exchange::{Done, Silence},
         lanes::MAX_CIRCUIT_LANES,
+        pass,
         relays::{Action, Relays},
     },
     Driver,
@@ -37,7 +39,9 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
+use quorate_identity::Code;
 use quorate_path::Policy;
+use quorate_session::relay::Access;
 
 /// Time between two looks at which parties lack a circuit.
 const CIRCUIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -117,6 +121,13 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// These relays may be shown the user's DID, if they ask for one.
+    pub(super) fn trust(&mut self, relays: &[String]) {
+        let endpoints = relays.iter().map(|text| Endpoint::parse(text, self.scope));
+        let peers: Vec<PeerId> = endpoints.filter_map(|e| e.ok()?.peer).collect();
+        self.relaying.table.trust(peers);
     }
 
     /// Whether a circuit may be used, and its relay with it.
@@ -248,16 +259,54 @@ impl Driver {
     /// A direct connection exists; a relay is asked what it says about itself.
     pub(super) fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, now: Instant) {
         if self.relaying.table.connected(&peer, connection, now) {
-            self.swarm.behaviour_mut().announce.ask(peer, connection);
+            let owes = self.relaying.table.owes_pass(&peer);
+            let node = self.swarm.behaviour_mut();
+            node.announce.ask(peer, connection);
+            if owes {
+                node.pass.ask(peer, connection);
+            }
         }
     }
 
-    pub(super) fn on_announcement(&mut self, told: Told) {
-        let relay = told.peer;
-        match told.answer {
+    /// A relay was shown who we are, or did not ask.
+    pub(super) fn on_pass(&mut self, done: Done<pass::Answer>) {
+        let relay = done.peer;
+        let name = self.relaying.table.name(&relay);
+        match done.result {
+            Ok(Ok(())) | Err(Silence::Foreign) => {}
+            Ok(Err(refusal)) => {
+                let why = format!("{}: {}", refusal.code, refusal.code.meaning());
+                self.note_relay(
+                    relay,
+                    &format!("the relay {name} does not let us in: {why}"),
+                );
+            }
+            Err(Silence::NoAnswer) => tracing::debug!(%relay, "no answer to a pass"),
+        }
+        // Without a pass it says so itself when a place is asked for.
+        self.relaying.table.settled(&relay);
+    }
+
+    pub(super) fn on_announcement(&mut self, done: Done<Answer>) {
+        let relay = done.peer;
+        match told(done) {
             Ok(said) => {
-                if self.relaying.table.said(&relay, said) {
-                    self.tell_relay(&relay);
+                let listed = said.access == Access::Listed;
+                if !self.relaying.table.said(&relay, said) {
+                    return;
+                }
+                self.tell_relay(&relay);
+                let table = &self.relaying.table;
+                let strange = table.is_own(&relay) && !table.is_trusted(&relay);
+                if listed && strange && self.relaying.notes < MAX_RELAY_NOTES {
+                    self.relaying.notes += 1;
+                    let name = self.relaying.table.name(&relay);
+                    let text = format!(
+                        "the relay {name} serves only whom its operator listed ({}): if you are, name it with --relay-pass, \
+                         and it learns your DID",
+                        Code::NotListed
+                    );
+                    self.note(text);
                 }
             }
             // It is used all the same: it carries or it does not.

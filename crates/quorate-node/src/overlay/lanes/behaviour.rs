@@ -1,4 +1,4 @@
-//! Which connections carry a lane: a small libp2p behaviour with its connection handler.
+//! Which connections carry a lane: a small libp2p behaviour.
 //!
 //! ```text
 //!   lower PeerId                                         higher PeerId
@@ -20,18 +20,19 @@ use std::{
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
-    core::{Endpoint as Role, transport::PortUse, upgrade::ReadyUpgrade},
+    core::{Endpoint as Role, transport::PortUse},
     swarm::{
-        ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
-        NetworkBehaviour, NotifyHandler, Stream, SubstreamProtocol, ToSwarm,
-        handler::{ConnectionEvent, FullyNegotiatedInbound, FullyNegotiatedOutbound},
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, Stream, ToSwarm,
     },
 };
 
 use quorate_path::Policy;
 
 use super::MAX_CIRCUIT_LANES;
-use crate::overlay::address::relay_of;
+use crate::overlay::{
+    address::relay_of,
+    streams::{Handler, Open, Report},
+};
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/quorate/lane/1");
 /// A lane that ended, or was not accepted, is opened again after this time.
@@ -250,7 +251,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(Handler::default())
+        Ok(Handler::new(PROTOCOL, true))
     }
 
     fn handle_established_outbound_connection(
@@ -261,7 +262,7 @@ impl NetworkBehaviour for Behaviour {
         _: Role,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(Handler::default())
+        Ok(Handler::new(PROTOCOL, true))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -292,7 +293,7 @@ impl NetworkBehaviour for Behaviour {
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, report: Report) {
         match report {
             Report::Opened { stream, inbound } => self.opened(peer, id, stream, inbound),
-            Report::Failed => {
+            Report::Failed { .. } => {
                 if let Some(on) = self.connection(peer, id)
                     && matches!(on.state, State::Asked)
                 {
@@ -307,90 +308,6 @@ impl NetworkBehaviour for Behaviour {
         self.queue.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 }
-
-/// The behaviour's only order to a handler: open the lane.
-#[derive(Debug)]
-pub(in crate::overlay) struct Open;
-
-/// What a handler reports.
-#[derive(Debug)]
-pub(in crate::overlay) enum Report {
-    Opened { stream: Stream, inbound: bool },
-    Failed,
-}
-
-/// The lane of one connection.
-#[derive(Default)]
-pub(in crate::overlay) struct Handler {
-    open: bool,
-    /// At most one of each kind: what comes before the last one was taken is dropped.
-    inbound: Option<Stream>,
-    outbound: Option<Stream>,
-    failed: bool,
-}
-
-impl ConnectionHandler for Handler {
-    type FromBehaviour = Open;
-    type ToBehaviour = Report;
-    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
-    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
-    type InboundOpenInfo = ();
-    type OutboundOpenInfo = ();
-
-    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
-        SubstreamProtocol::new(ReadyUpgrade::new(PROTOCOL), ())
-    }
-
-    fn on_behaviour_event(&mut self, _: Open) {
-        self.open = true;
-    }
-
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Report>> {
-        if let Some(stream) = self.inbound.take() {
-            let report = Report::Opened {
-                stream,
-                inbound: true,
-            };
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report));
-        }
-        if let Some(stream) = self.outbound.take() {
-            let report = Report::Opened {
-                stream,
-                inbound: false,
-            };
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report));
-        }
-        if std::mem::take(&mut self.failed) {
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Report::Failed));
-        }
-        if std::mem::take(&mut self.open) {
-            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: self.listen_protocol(),
-            });
-        }
-        Poll::Pending
-    }
-
-    fn on_connection_event(
-        &mut self,
-        event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>,
-    ) {
-        match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol, ..
-            }) => self.inbound = Some(protocol),
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol, ..
-            }) => self.outbound = Some(protocol),
-            ConnectionEvent::DialUpgradeError(_) => self.failed = true,
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use libp2p::{core::ConnectedPoint, swarm::behaviour::ConnectionEstablished};

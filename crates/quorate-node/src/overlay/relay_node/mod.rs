@@ -20,13 +20,15 @@
 //! * it offers its service whatever addresses it knows, and names [`RelayConfig::external`] to
 //!   clients, or what it listens on.
 //!
-//! Limits: [`RelayLimits`], those of `swarm`; a connection that carries nothing is closed after
-//! [`IDLE_WAIT`], one that does not answer after [`SILENCE`].
+//! Limits: [`RelayLimits`], those of `swarm`, `places` and `memory`; a connection that carries nothing is closed
+//! after [`IDLE_WAIT`], one that does not answer after [`SILENCE`].
 //!
-//! Security. Requires: nothing of those who connect. Provides: bounded cost per peer and address;
-//! no content, DID or address in what is logged above debug. Does not provide: protection of
-//! availability from somebody with many addresses.
+//! Security. Requires: nothing of those who connect. Provides: bounded cost per peer and source (an IPv4
+//! address, or an IPv6 network of 64 bits), bounded memory; no content, DID or address in what is logged above
+//! debug. Does not provide: protection of availability from somebody with many addresses.
 
+mod memory;
+mod places;
 mod swarm;
 
 use std::{
@@ -45,6 +47,7 @@ use libp2p::{
     relay,
     swarm::{Config as SwarmConfig, ConnectionId, ListenError, SwarmEvent},
 };
+use quorate_identity::Did;
 use quorate_session::relay::{Access, Announcement, Limits, Load};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -58,6 +61,7 @@ use super::{
     throttle::Meter,
 };
 use crate::party::clock;
+use places::Places;
 use swarm::{Node, NodeEvent, behaviours, reachable_at, transport};
 
 /// Incoming streams of a connection in protocol negotiation.
@@ -86,7 +90,7 @@ pub struct RelayLimits {
     pub circuits_per_peer: u32,
     /// Reservations at a time.
     pub reservations: u32,
-    /// Connections that one address may open; an IPv6 network of 64 bits counts as one.
+    /// Connections that one source may open.
     pub connections_per_address: u32,
     /// How long a circuit lasts.
     pub circuit_seconds: u32,
@@ -100,21 +104,24 @@ pub struct RelayLimits {
 
 impl Default for RelayLimits {
     fn default() -> Self {
-        Self {
-            circuits: 256,
-            circuits_per_peer: 32,
-            reservations: 128,
-            connections_per_address: 64,
-            circuit_seconds: 24 * 3600,
-            circuit_bytes: 0,
-            circuit_bits_per_second: 50_000_000,
-            total_bits_per_second: 0,
-        }
+        Self::DEFAULT
     }
 }
 
 impl RelayLimits {
-    fn announced(&self) -> Limits {
+    /// Those of a relay whose operator says nothing else.
+    pub const DEFAULT: Self = Self {
+        circuits: 256,
+        circuits_per_peer: 32,
+        reservations: 128,
+        connections_per_address: 64,
+        circuit_seconds: 24 * 3600,
+        circuit_bytes: 0,
+        circuit_bits_per_second: 50_000_000,
+        total_bits_per_second: 0,
+    };
+
+    pub(super) fn announced(&self) -> Limits {
         Limits {
             circuits: self.circuits,
             reservations: self.reservations,
@@ -158,6 +165,8 @@ pub struct RelayConfig {
     pub name: Option<String>,
     /// UDP ports that answer STUN; none or two.
     pub stun: Vec<u16>,
+    /// The DIDs that it serves; everybody without a list.
+    pub allow: Option<HashSet<Did>>,
 }
 
 impl std::fmt::Debug for RelayConfig {
@@ -167,6 +176,7 @@ impl std::fmt::Debug for RelayConfig {
             .field("listen", &self.listen)
             .field("external", &self.external)
             .field("limits", &self.limits)
+            .field("listed", &self.allow.as_ref().map(HashSet::len))
             .finish_non_exhaustive()
     }
 }
@@ -182,17 +192,20 @@ pub enum RelayRefusal {
     Circuit,
     /// A circuit to somebody who has no reservation here.
     NoReservation,
+    /// A pass: by somebody who is not on the list, or not in order.
+    Pass,
     /// Something else, such as a message that makes no sense.
     Other,
 }
 
 impl RelayRefusal {
     /// All of them, in the order of [`RelayStatus::refused`].
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connection,
         Self::Reservation,
         Self::Circuit,
         Self::NoReservation,
+        Self::Pass,
         Self::Other,
     ];
 
@@ -203,6 +216,7 @@ impl RelayRefusal {
             Self::Reservation => "reservation",
             Self::Circuit => "circuit",
             Self::NoReservation => "no_reservation",
+            Self::Pass => "pass",
             Self::Other => "other",
         }
     }
@@ -342,6 +356,7 @@ struct Driver {
     listening: Vec<(ListenerId, Multiaddr)>,
     /// The connections of each peer, the latest last.
     connections: HashMap<PeerId, Vec<ConnectionId>>,
+    places: Places,
     /// Peers that hold a reservation.
     reserved: HashSet<PeerId>,
     /// Circuits by their two ends; libp2p may tell the end of one twice.
@@ -364,13 +379,19 @@ impl Driver {
             stun: config.stun,
             limits: config.limits.announced(),
             load: Load::default(),
-            access: Access::Open,
+            access: if config.allow.is_some() {
+                Access::Listed
+            } else {
+                Access::Open
+            },
             at: clock::wall(),
         };
         let encoded = announcement.encode();
         encoded.map_err(|refusal| OverlayError::Setup(refusal.detail))?;
         let source = source(announcement, shared.clone());
-        let node = behaviours(&keypair, &config.limits, source);
+        let list = config.allow.map(Arc::new);
+        let places = Places::new(&config.limits, list.is_some());
+        let node = behaviours(&keypair, &config.limits, &places, list, source);
         let transport = transport(&keypair, &config.limits, Arc::clone(&shared.meter))?;
         let local = keypair.public().to_peer_id();
         let swarm_config = SwarmConfig::with_tokio_executor()
@@ -406,6 +427,7 @@ impl Driver {
             external: config.external,
             listening: Vec::new(),
             connections: HashMap::new(),
+            places,
             reserved: HashSet::new(),
             circuits: HashMap::new(),
             measured: (clock::now(), 0),
@@ -481,6 +503,8 @@ impl Driver {
     }
 
     fn measure(&mut self) {
+        let swarm = &self.swarm;
+        self.places.keep(|peer| swarm.is_connected(peer));
         let (then, before) = self.measured;
         let (now, bytes) = (clock::now(), self.shared.meter.bytes());
         let ms = now.saturating_duration_since(then).as_millis().max(1);
@@ -526,12 +550,15 @@ impl Driver {
                 peer_id,
                 connection_id,
                 num_established,
+                endpoint,
                 ..
             } => {
                 if let Some(all) = self.connections.get_mut(&peer_id) {
                     all.retain(|id| *id != connection_id);
                 }
+                self.places.closed(peer_id, endpoint.get_remote_address());
                 if num_established == 0 {
+                    self.places.keep(|other| *other != peer_id);
                     self.connections.remove(&peer_id);
                     self.reserved.remove(&peer_id);
                     self.circuits
@@ -551,6 +578,12 @@ impl Driver {
                 if matches!(pulse.sign, Sign::Silent(lasts) if lasts >= SILENCE) {
                     tracing::debug!("a connection does not answer");
                     self.swarm.close_connection(pulse.connection);
+                }
+            }
+            SwarmEvent::Behaviour(NodeEvent::Pass(done)) => {
+                if let Ok(Err(refusal)) = done.result {
+                    tracing::debug!("a pass was refused: {}", refusal.code);
+                    self.refuse(RelayRefusal::Pass);
                 }
             }
             _ => {}

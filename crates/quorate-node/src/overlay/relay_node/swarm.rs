@@ -1,7 +1,7 @@
 //! What the relay's swarm is made of: transports that are read at the meter's rates, behaviours and
 //! their limits, and the addresses that it names.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, Transport as _, connection_limits,
@@ -11,33 +11,41 @@ use libp2p::{
     identity::Keypair,
     noise, quic, relay,
     swarm::NetworkBehaviour,
-    tcp, yamux,
+    tcp,
 };
+use quorate_identity::Did;
 
-use super::{External, RelayLimits, setup};
+use super::{
+    External, RelayLimits,
+    memory::{MAX_STREAMS_BESIDE, QUIC_CONNECTION_WINDOW, UNREAD_BYTES},
+    places::Places,
+    setup,
+};
 use crate::overlay::{
     OverlayError, Scope,
     address::Endpoint,
     admission, announce, dht,
+    exchange::Exchange,
+    muxer,
     network::identify_config,
-    pulse,
+    pass, pulse,
     throttle::{Meter, Throttled},
+    unread::Budget,
 };
 
-/// Streams of one connection beside the circuits of its peer.
-const MAX_STREAMS_BESIDE: u32 = 64;
 /// Connections in their handshake, opened by others.
 const MAX_PENDING: u32 = 128;
 /// Connections with one peer.
 const MAX_CONNECTIONS_PER_PEER: u32 = 8;
-/// Connections beside those that hold reservations: of parties that only dial.
-const CONNECTIONS_BESIDE: u32 = 128;
 /// A handshake must be complete within this time.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// QUIC flow control: unread bytes of one stream and of one connection. A relay's circuits share a connection: several of
-/// them may stand still before all do.
+/// QUIC flow control: unread bytes of one stream; of a connection it is [`QUIC_CONNECTION_WINDOW`]. A relay's circuits share
+/// a connection: several of them may stand still before all do.
 const QUIC_STREAM_WINDOW: u32 = 512 * 1024;
-const QUIC_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes by which the windows of one TCP connection may grow in all.
+const WINDOW_GROWTH: u32 = 2 * 1024 * 1024;
+/// Streams of one connection, whatever is configured.
+const MOST_STREAMS: u32 = 4096;
 
 /// All behaviours of a relay. It is a node of the DHT too, and asks no other node: a relay dials nobody.
 #[derive(NetworkBehaviour)]
@@ -45,7 +53,8 @@ pub(super) struct Node {
     limits: connection_limits::Behaviour,
     admission: admission::Behaviour,
     pub relay: relay::Behaviour,
-    announce: announce::Behaviour,
+    announce: Exchange<announce::Answer>,
+    pass: Exchange<pass::Answer>,
     pub dht: dht::Behaviour,
     identify: identify::Behaviour,
     pulse: pulse::Behaviour,
@@ -89,26 +98,28 @@ pub(super) fn reachable_at<'a>(
 pub(super) fn behaviours(
     keypair: &Keypair,
     limits: &RelayLimits,
+    places: &Places,
+    list: Option<Arc<HashSet<Did>>>,
     source: announce::Source,
 ) -> Node {
+    let local = keypair.public().to_peer_id();
     let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let duration = Duration::from_secs(limits.circuit_seconds.max(1).into());
     let config = relay::Config {
         max_reservations: size(limits.reservations),
         max_reservations_per_peer: 1,
         reservation_duration: duration,
-        reservation_rate_limiters: Vec::new(),
+        reservation_rate_limiters: vec![Box::new(places.reserving())],
         max_circuits: size(limits.circuits),
         // libp2p refuses beyond one more than this.
         max_circuits_per_peer: size(limits.circuits_per_peer).saturating_sub(1),
         max_circuit_duration: duration,
         max_circuit_bytes: limits.circuit_bytes,
-        circuit_src_rate_limiters: Vec::new(),
+        circuit_src_rate_limiters: vec![Box::new(places.connecting())],
     };
     let per_address = size(limits.connections_per_address);
-    let connections = limits.reservations.saturating_add(CONNECTIONS_BESIDE);
     let connections = ConnectionLimits::default()
-        .with_max_established_incoming(Some(connections))
+        .with_max_established_incoming(Some(limits.connections()))
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
         .with_max_pending_incoming(Some(MAX_PENDING))
         // A relay dials nobody.
@@ -117,9 +128,13 @@ pub(super) fn behaviours(
         limits: connection_limits::Behaviour::new(connections),
         // A host has as many addresses of an IPv6 network as it likes.
         admission: admission::Behaviour::with_limits(per_address, per_address),
-        relay: relay::Behaviour::new(keypair.public().to_peer_id(), config),
-        announce: announce::Behaviour::answering(source),
-        dht: dht::Behaviour::node(keypair.public().to_peer_id(), dht::Extent::Named),
+        relay: relay::Behaviour::new(local, config),
+        announce: announce::answering(source),
+        pass: pass::demanding(local, list, {
+            let places = places.clone();
+            move |peer| places.let_in(peer)
+        }),
+        dht: dht::Behaviour::node(local, dht::Extent::Named),
         identify: identify::Behaviour::new(identify_config(keypair.public())),
         pulse: pulse::Behaviour::default(),
     }
@@ -132,8 +147,11 @@ pub(super) fn transport(
     meter: Arc<Meter>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, OverlayError> {
     let streams = limits.circuits_per_peer.saturating_add(MAX_STREAMS_BESIDE);
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(usize::try_from(streams).unwrap_or(usize::MAX).min(4096));
+    let windows = muxer::Windows {
+        streams: streams.min(MOST_STREAMS),
+        growth: WINDOW_GROWTH,
+    };
+    let yamux = muxer::Config::new(windows, Budget::new(UNREAD_BYTES));
     let tcp = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair).map_err(setup)?)
@@ -186,7 +204,8 @@ mod tests {
         let key = Keypair::generate_ed25519();
         let limits = RelayLimits::default();
         let source: announce::Source = Arc::new(Vec::new);
-        let mut node = behaviours(&key, &limits, source);
+        let places = Places::new(&limits, false);
+        let mut node = behaviours(&key, &limits, &places, None, source);
         let local: Multiaddr = "/ip6/2001:db8::1/tcp/4001".parse().expect("an address");
         let admitted = (0..300).filter(|n| {
             let remote = format!("/ip6/2001:db8:0:7::{n:x}/tcp/1");

@@ -164,7 +164,8 @@ impl Machine {
             hints: config.addresses.clone(),
             reach: config
                 .reach
-                .with_relays_of(&config.invitation.subject.rendezvous.relays),
+                .with_relays_of(&config.invitation.subject.rendezvous.relays)
+                .shown_by(&config.key),
         };
         let (overlay, overlay_events) = Overlay::start(overlay)
             .await

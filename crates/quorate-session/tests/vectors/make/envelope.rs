@@ -149,6 +149,8 @@ fn lifetimes(maker: &mut Maker) {
         ("call", 7200),
         ("card", 365 * 24 * 3600),
         ("apply", 60),
+        ("whereabouts", 1200),
+        ("pass", 60),
     ] {
         let good = said(what, &plain(what));
         let about = "Judged 301 s after its end.";

@@ -46,6 +46,8 @@ pub const STATEMENTS: &[&str] = &[
     "call",
     "card",
     "apply",
+    "whereabouts",
+    "pass",
 ];
 
 /// All vectors and what they share.
@@ -305,6 +307,17 @@ pub fn plain(what: &str) -> Value {
             "v": v, "iss": iss, "call": Digest([0x63; 32]), "name": "Clinique Sud",
             "local": PeerId::of(&overlay_key(2).public()), "remote": reader_peer(),
             "n": B64([0x6e; 16]), "iat": iat, "exp": iat.plus_seconds(60),
+        }),
+        "whereabouts" => json!({
+            "v": v, "iss": iss, "sid": B64([0x51; 32]), "hour": START / 3600, "seq": START * 1000,
+            "peer": PeerId::of(&overlay_key(2).public()), "join": Digest([0x6a; 32]),
+            "addr": ["/ip4/192.0.2.7/udp/4001/quic-v1"],
+            "iat": iat, "exp": iat.plus_seconds(1200),
+        }),
+        "pass" => json!({
+            "v": v, "iss": iss,
+            "local": PeerId::of(&overlay_key(2).public()), "remote": reader_peer(),
+            "n": B64([0x6e; 32]), "iat": iat, "exp": iat.plus_seconds(60),
         }),
         other => panic!("{other} is no statement"),
     }

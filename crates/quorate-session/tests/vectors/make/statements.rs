@@ -10,6 +10,7 @@ pub fn make(maker: &mut Maker) {
     joins(maker);
     fingerprints(maker);
     others(maker);
+    addresses(maker);
 }
 
 /// A join by party 2, changed and signed again by its overlay key.
@@ -195,28 +196,82 @@ fn fingerprints(maker: &mut Maker) {
     );
 }
 
+/// What lives for a short time lives no longer, and ends after it begins.
+fn lifetime(maker: &mut Maker, what: &str, refused: &str, most: i64, word: &str, words: &str) {
+    let of = |seconds: i64| said(what, &with(&plain(what), "/exp", START + seconds));
+    let about = format!("It lives a second more than {words}.");
+    maker.alone(what, "lives-too-long", refused, of(most + 1), &about);
+    let about = "It ends before it begins.";
+    maker.alone(what, "ends-before-it-begins", refused, of(-1), about);
+    let about = format!("It lives {words}.");
+    maker.alone(what, &format!("lives-{word}"), "", of(most), &about);
+}
+
+/// What whereabouts may name.
+fn addresses(maker: &mut Maker) {
+    let address = "/ip4/192.0.2.7/tcp/4001";
+    let of = |all: Vec<String>| said("whereabouts", &with(&plain("whereabouts"), "/addr", all));
+    for (name, refused, all, about) in [
+        ("no-addresses", "", vec![], "Nowhere, for now."),
+        (
+            "eight-addresses",
+            "",
+            vec![address.to_owned(); 8],
+            "Eight addresses.",
+        ),
+        (
+            "nine-addresses",
+            "E_LIMIT S13.7",
+            vec![address.to_owned(); 9],
+            "One address more than there may be.",
+        ),
+        (
+            "longest-address",
+            "",
+            vec![format!("/{}", "x".repeat(255))],
+            "An address of 256 bytes.",
+        ),
+        (
+            "long-address",
+            "E_LIMIT S13.7",
+            vec![format!("/{}", "x".repeat(256))],
+            "An address of 257 bytes.",
+        ),
+        (
+            "no-multiaddr",
+            "E_FORMAT S13.7",
+            vec!["192.0.2.7:4001".to_owned()],
+            "An address that is no multiaddr.",
+        ),
+        (
+            "address-with-space",
+            "E_FORMAT S13.7",
+            vec![format!("{address} /p2p")],
+            "A space in an address.",
+        ),
+        (
+            "address-with-direction",
+            "E_FORMAT S13.7",
+            vec![format!("{address}/\u{202e}")],
+            "A character that turns the text around.",
+        ),
+    ] {
+        maker.alone("whereabouts", name, refused, of(all), about);
+    }
+}
+
 fn others(maker: &mut Maker) {
-    let hello = |seconds: i64| said("hello", &with(&plain("hello"), "/exp", START + seconds));
-    maker.alone(
-        "hello",
-        "lives-too-long",
-        "E_TIME S5.7",
-        hello(121),
-        "It lives a second more than two minutes.",
-    );
-    maker.alone(
-        "hello",
-        "ends-before-it-begins",
-        "E_TIME S5.7",
-        hello(-1),
-        "It ends before it begins.",
-    );
-    maker.alone(
-        "hello",
-        "lives-two-minutes",
-        "",
-        hello(120),
-        "It lives two minutes.",
+    let two = "two minutes";
+    lifetime(maker, "hello", "E_TIME S5.7", 120, "two-minutes", two);
+    lifetime(maker, "pass", "E_TIME S14.2", 120, "two-minutes", two);
+    let half = "half an hour";
+    lifetime(
+        maker,
+        "whereabouts",
+        "E_TIME S13.6",
+        1800,
+        "half-an-hour",
+        half,
     );
 
     let joins: Vec<Value> = (0..65)

@@ -128,7 +128,7 @@ pub async fn fill_seats(
         program: source.clone(),
         contacts: contacts.all().iter().map(|c| c.did.clone()).collect(),
         hints: args.hint.clone(),
-        reach: options.reach.clone(),
+        reach: options.reach.clone().shown_by(&user.identity.key),
     })
     .await?;
     show_call(user, &call, args, (&handle, source.as_ref()))?;

@@ -54,7 +54,8 @@ fn by_post(global: &Global, args: &InviteArgs, terms: &Terms) -> Result<ExitCode
         let mut parties = vec![party(&name, &user.identity.key.did())?];
         parties.extend(invited(&args.with, &user.contacts()?, parties.len())?);
         let options = options_of(&user, args, terms)?;
-        let done = send_and_take_part(&user, terms, parties, options).await;
+        let terms = terms.reachable(&options.reach);
+        let done = send_and_take_part(&user, &terms, parties, options).await;
         hold_after(&mut user, args, done).await
     })
 }

@@ -1,9 +1,10 @@
 //! `quorate relay run`.
 
-use std::{net::IpAddr, process::ExitCode};
+use std::{collections::HashSet, net::IpAddr, path::Path, process::ExitCode};
 
-use quorate_identity::Code;
+use quorate_identity::{Code, Did, Rejection};
 use quorate_node::{
+    files::read_bounded,
     overlay::{External, Listen, RelayConfig, RelayLimits},
     relay::{Relay, RelayOptions, listen_at, load_or_create_key},
 };
@@ -18,6 +19,9 @@ use crate::{
     report::schema,
     text,
 };
+
+/// Largest file of `--allow`, in bytes.
+const MAX_LIST_BYTES: u64 = 1 << 20;
 
 pub fn run(global: &Global, args: RelayRunArgs) -> Result<ExitCode, Failure> {
     let secret = load_or_create_key(&home(global)?)?;
@@ -42,6 +46,7 @@ async fn serve(
             limits: limits(&args),
             name: args.name.clone(),
             stun: Vec::new(),
+            allow: allowed(&args.allow)?,
         },
         stun: stun(&args)?,
         metrics: (!args.no_metrics).then_some(args.metrics),
@@ -172,6 +177,54 @@ async fn resolve(text: &str) -> Result<Vec<External>, Failure> {
     Ok(hosts)
 }
 
+/// The DIDs of a list: those that are written, and those in the files that are named, one a line.
+fn allowed(named: &[String]) -> Result<Option<HashSet<Did>>, Failure> {
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let mut all = HashSet::new();
+    for text in named {
+        if text.starts_with("did:") {
+            all.insert(listed(text, "--allow")?);
+            continue;
+        }
+        let bytes = read_bounded(Path::new(text), MAX_LIST_BYTES)?.ok_or_else(|| {
+            let what = format!("--allow {}: no such file", text::foreign(text));
+            Failure::new(Code::Usage, what).hint("name a DID, or a file with one DID a line")
+        })?;
+        let content = String::from_utf8_lossy(&bytes);
+        let lines = content
+            .lines()
+            .map(|l| l.split('#').next().unwrap_or_default().trim());
+        for line in lines.filter(|l| !l.is_empty()) {
+            all.insert(listed(line, text)?);
+        }
+    }
+    if all.is_empty() {
+        return Err(Failure::new(
+            Code::Usage,
+            "--allow names nobody: the relay would serve nobody",
+        )
+        .hint("put one DID a line into the file, or leave --allow out"));
+    }
+    Ok(Some(all))
+}
+
+/// A DID that can be proven to a relay, which asks nobody for keys.
+fn listed(text: &str, source: &str) -> Result<Did, Failure> {
+    let wrong = |why: String| {
+        let what = format!("{} is no DID for a list: {why}", text::foreign(text));
+        Failure::new(Code::Usage, what)
+            .note("from", text::foreign(source))
+            .hint("people show theirs with: quorate id show")
+    };
+    let did: Did = text.parse().map_err(|e: Rejection| wrong(e.detail))?;
+    if did.key().is_none() {
+        return Err(wrong("only did:key can be shown to a relay".into()));
+    }
+    Ok(did)
+}
+
 fn stun(args: &RelayRunArgs) -> Result<Option<[u16; 2]>, Failure> {
     if args.no_stun {
         return Ok(None);
@@ -194,7 +247,8 @@ fn stun(args: &RelayRunArgs) -> Result<Option<[u16; 2]>, Failure> {
     }
 }
 
-fn limits(args: &RelayRunArgs) -> RelayLimits {
+/// What the options say about it.
+pub(super) fn limits(args: &RelayRunArgs) -> RelayLimits {
     let limits = &args.limits;
     RelayLimits {
         circuits: limits.circuits,

@@ -25,6 +25,7 @@ pub fn run(global: &Global, write: Option<&Path>, run: &[String]) -> Result<Exit
         arguments: run,
         low_port: needs_low_port(&args),
         drain_seconds: args.drain.as_secs(),
+        memory_bytes: super::run::limits(&args).memory_bytes(),
     });
     let Some(path) = write else {
         print_stdout(text.trim_end());
