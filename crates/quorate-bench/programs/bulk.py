@@ -16,9 +16,8 @@ CHUNK = 256 << 10
 PATIENCE = 20
 
 
-def link():
+def link(transport):
     """The socket to the other party, for calls that wait."""
-    transport = mpc.parties[1 - mpc.pid].protocol.transport
     stream = socket.socket(fileno=os.dup(transport.get_extra_info('socket').fileno()))
     stream.settimeout(PATIENCE)
     return stream
@@ -63,16 +62,24 @@ async def main():
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 4.0
     warm = float(sys.argv[2]) if len(sys.argv) > 2 else 2.0
     async with mpc:
-        await mpc.transfer(b'here')
-        stream = link()
+        transport = mpc.parties[1 - mpc.pid].protocol.transport
         if mpc.pid == 1:
+            # Else MPyC might read what is meant for the calls that wait, and the other way round.
+            transport.pause_reading()
+        await mpc.transfer(b'here', senders=[1], receivers=[0])
+        stream = link(transport)
+        if mpc.pid == 1:
+            assert stream.recv(1) == b'?'
             send(stream, warm + seconds)
         else:
+            stream.sendall(b'?')
             count, taken = receive(stream, warm)
             print(f'megabits per second {count * 8e-6 / taken:.3f}', flush=True)
         # Left as it was found, for MPyC to say goodbye on it.
         stream.setblocking(False)
         stream.close()
+        if mpc.pid == 1:
+            transport.resume_reading()
 
 
 if __name__ == '__main__':
