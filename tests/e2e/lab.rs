@@ -237,6 +237,16 @@ fn no_router_is_asked_against_the_users_word() {
 }
 
 #[test]
+fn messages_leave_the_relay_for_a_direct_connection_and_outlive_it() {
+    assert_plays("direct-messages");
+}
+
+#[test]
+fn without_any_relay_a_party_in_the_open_relays_for_the_others() {
+    assert_plays("party-relays");
+}
+
+#[test]
 fn what_passes_between_the_sites_names_nobody_and_nothing() {
     assert_plays("hidden");
 }

@@ -160,6 +160,7 @@ fn hear(canceller: &mut Canceller, overlay: &Overlay, event: OverlayEvent) {
         OverlayEvent::Listening { .. }
         | OverlayEvent::Gone { .. }
         | OverlayEvent::Relay(_)
+        | OverlayEvent::Reachable { .. }
         | OverlayEvent::Note(_) => {}
     }
 }

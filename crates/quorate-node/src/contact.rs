@@ -211,7 +211,8 @@ impl<C: Contact, E: Told<C>> Loop<C, E> {
                 self.backlog.extend(E::notice(Notice::Listening(address)));
             }
             // The address that it gives us is told as one that is listened on.
-            OverlayEvent::Relay(_) | OverlayEvent::Gone { .. } => {}
+            OverlayEvent::Relay(_) | OverlayEvent::Gone { .. } | OverlayEvent::Reachable { .. } => {
+            }
             OverlayEvent::Note(text) => self.backlog.extend(E::notice(Notice::Note(text))),
         }
     }

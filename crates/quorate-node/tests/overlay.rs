@@ -85,7 +85,8 @@ impl Node {
                 OverlayEvent::Note(note) => self.notes.push(note.clone()),
                 OverlayEvent::Listening { .. }
                 | OverlayEvent::Gone { .. }
-                | OverlayEvent::Relay(_) => continue,
+                | OverlayEvent::Relay(_)
+                | OverlayEvent::Reachable { .. } => continue,
             }
             return event;
         }

@@ -69,6 +69,7 @@ async fn relay(limits: RelayLimits) -> (Relay, String, String) {
             name: Some("a relay".into()),
             stun: Vec::new(),
             allow: None,
+            guests: None,
         },
         stun: Some([0, 0]),
         metrics: None,

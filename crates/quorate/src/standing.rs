@@ -114,10 +114,20 @@ pub fn block(status: &SessionStatus) -> Vec<String> {
             .iter()
             .map(|link| text::row("link", &link_line(status, link))),
     );
+    lines.extend(relays(status));
     if let Some(log) = &status.log {
         lines.push(text::row("log", &text::foreign(log)));
     }
     lines
+}
+
+/// Which parties relay for the others.
+fn relays(status: &SessionStatus) -> Option<String> {
+    let serving = status.parties.iter().filter(|p| p.relays);
+    let names: Vec<String> = serving.map(|p| text::name(&p.name)).collect();
+    let verb = if names.len() == 1 { "relays" } else { "relay" };
+    let line = || text::row("relays", &format!("{} {verb} for others", names.join(", ")));
+    (!names.is_empty()).then(line)
 }
 
 /// The links of a session that is on, as a table with a heading.
@@ -146,6 +156,7 @@ pub fn links(status: &SessionStatus) -> Vec<String> {
             .collect();
         text::row("", cells.join("  ").trim_end())
     }));
+    lines.extend(relays(status));
     lines
 }
 

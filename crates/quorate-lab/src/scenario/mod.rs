@@ -115,7 +115,8 @@ pub struct SessionPlan {
     /// More arguments of `quorate join`.
     #[serde(default)]
     pub join: Vec<String>,
-    /// Whether each party is told, as by hand, at which relay those before it can be reached.
+    /// Whether each party is told, as by hand, at which relay those before it can be reached; without relays, where the
+    /// first one listens.
     #[serde(default)]
     pub introduce: bool,
     /// Whether parties run without any capability.
@@ -270,6 +271,11 @@ pub struct Expect {
     pub paths: BTreeMap<String, String>,
     /// Whether some router ever forwarded a port on request. All have to be given back in any case.
     pub forwarded: Option<bool>,
+    /// Pairs of hosts, and how `status --json` of both says that they exchange messages: `"noord sud" = "direct"`.
+    pub overlay: BTreeMap<String, String>,
+    /// Hosts of which `status --json` of all parties says that they relay for others, and of no other ones; not looked at
+    /// where it is left out.
+    pub serving: Option<Vec<String>>,
     /// What must not be seen on any line nor in the memory of a relay, besides the DIDs and the program.
     pub hidden: Vec<String>,
 }
@@ -300,6 +306,8 @@ impl Default for Expect {
             agreed: false,
             paths: BTreeMap::new(),
             forwarded: None,
+            overlay: BTreeMap::new(),
+            serving: None,
             hidden: Vec::new(),
         }
     }
@@ -354,8 +362,9 @@ impl Scenario {
         if parties > 0 && !self.session.hold && self.session.program.is_empty() {
             return Err(Trouble::new("the session has neither a program nor `hold`"));
         }
-        for pair in self.expect.paths.keys() {
-            for host in pair.split_whitespace() {
+        let pairs = self.expect.paths.keys().chain(self.expect.overlay.keys());
+        for names in pairs.chain(self.expect.serving.iter().flatten()) {
+            for host in names.split_whitespace() {
                 if !self.session.parties.iter().any(|p| p == host) {
                     return unknown(&host.to_owned());
                 }

@@ -18,6 +18,8 @@ use std::{
 
 /// How often processes are looked at.
 const LOOK: Duration = Duration::from_millis(30);
+/// How long `status` may take to say what is expected.
+const STANDING_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a scenario ended.
 #[derive(Debug, Default)]
@@ -245,6 +247,7 @@ impl Play<'_> {
                 let wrong = self.disagreements()?;
                 self.verdict.wrong.extend(wrong);
             }
+            self.await_standing()?;
             let seen = hidden::at_relays(self.scenario, &mut self.stage);
             self.verdict.wrong.extend(seen);
             fs::write(self.stage.over(), "").during("ending the program")?;
@@ -284,6 +287,65 @@ impl Play<'_> {
             self.sleep()?;
         }
         Ok(())
+    }
+
+    /// Waits until `status` says what is expected of how messages are exchanged, and of who relays.
+    fn await_standing(&mut self) -> Outcome<()> {
+        let expect = &self.scenario.expect;
+        if expect.overlay.is_empty() && expect.serving.is_none() {
+            return Ok(());
+        }
+        let until = Instant::now() + STANDING_PATIENCE;
+        loop {
+            let wrong = self.wrong_standing()?;
+            if wrong.is_empty() || Instant::now() > until || self.over() {
+                self.verdict.wrong.extend(wrong);
+                return Ok(());
+            }
+            for _ in 0..10 {
+                self.sleep()?;
+            }
+        }
+    }
+
+    fn wrong_standing(&self) -> Outcome<Vec<String>> {
+        let names: Vec<&String> = self.stage.parties.iter().map(|p| &p.name).collect();
+        let place = |name: &str| names.iter().position(|n| *n == name);
+        let expect = &self.scenario.expect;
+        let mut wrong = Vec::new();
+        for name in &names {
+            let status = self.stage.status(name)?;
+            let list = |member| status.get(member).and_then(Value::as_array);
+            if let Some(expected) = &expect.serving {
+                let parties = list("parties").into_iter().flatten();
+                let serving = parties.filter(|p| p.get("relays").is_some());
+                let serving = serving.filter_map(|p| p.get("name")?.as_str());
+                let serving: Vec<&str> = serving.collect();
+                if serving != *expected {
+                    wrong.push(format!("status of {name}: {serving:?} relay for others"));
+                }
+            }
+            for (pair, expected) in &expect.overlay {
+                let ends: Vec<Option<usize>> = pair.split_whitespace().map(place).collect();
+                if !ends.contains(&place(name)) {
+                    continue;
+                }
+                let end = |link: &Value, of| {
+                    let index = link.get(of).and_then(Value::as_u64)?;
+                    usize::try_from(index).ok()
+                };
+                let is_pair = |link: &&Value| {
+                    let both = [end(link, "a"), end(link, "b")];
+                    both.iter().all(|e| ends.contains(e))
+                };
+                let link = list("links").into_iter().flatten().find(is_pair);
+                let word = link.and_then(|l| l.get("overlay")?.as_str());
+                if word != Some(expected) {
+                    wrong.push(format!("status of {name}: {pair}: messages go {word:?}"));
+                }
+            }
+        }
+        Ok(wrong)
     }
 
     fn note_pairs(&mut self) {

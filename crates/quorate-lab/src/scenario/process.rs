@@ -192,15 +192,13 @@ impl Process {
         paths
     }
 
-    /// Its last address through a relay.
-    pub fn circuit(&self) -> Option<String> {
+    /// An address in what it said last about them.
+    pub fn address(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
         let lines = lock(&self.stderr);
         lines.iter().rev().find_map(|l| {
             let addresses = l.event.as_ref()?.get("addresses")?.as_array()?;
             let mut texts = addresses.iter().filter_map(Value::as_str);
-            texts
-                .find(|a| a.contains("/p2p-circuit/"))
-                .map(str::to_owned)
+            texts.find(|a| wanted(a)).map(str::to_owned)
         })
     }
 

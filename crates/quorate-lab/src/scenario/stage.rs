@@ -71,17 +71,18 @@ fn cached_python() -> Option<PathBuf> {
     pythons.find(|p| p.is_file())
 }
 
-/// Waits until a party has an address at a relay.
-fn circuit_of(party: &Party) -> Outcome<String> {
+/// Waits until a party has such an address.
+fn address_of(party: &Party, wanted: impl Fn(&str) -> bool) -> Outcome<String> {
     let begun = Instant::now();
     while begun.elapsed() < RELAY_PATIENCE {
-        if let Some(address) = party.process.as_ref().and_then(Process::circuit) {
+        let process = party.process.as_ref();
+        if let Some(address) = process.and_then(|p| p.address(&wanted)) {
             return Ok(address);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     Err(Trouble::new(format!(
-        "{} has no address at a relay",
+        "{} has no address that others can be told",
         party.name
     )))
 }
@@ -220,11 +221,15 @@ impl Stage {
         )))
     }
 
+    /// What `status --json` of a party says.
+    pub fn status(&self, name: &str) -> Outcome<Value> {
+        let text = self.ask(name, &["--json", "status"])?;
+        serde_json::from_str(&text).during(format_args!("{name}: status"))
+    }
+
     /// The links of each party as `status --json` shows them, by positions.
     pub fn links(&self, name: &str) -> Outcome<Vec<Value>> {
-        let text = self.ask(name, &["--json", "status"])?;
-        let value: Value = serde_json::from_str(&text).during(format_args!("{name}: status"))?;
-        Ok(links_in(&value))
+        Ok(links_in(&self.status(name)?))
     }
 
     /// Runs a command and says what is not as expected.
@@ -352,11 +357,25 @@ impl Stage {
         self.ask(&first.name, &words).map(drop)
     }
 
-    /// The addresses at the relay of those that started before.
+    /// The addresses at the relay of those that started before; without a relay, where the first one listens.
     fn introductions(&self, index: usize) -> Outcome<Vec<String>> {
         let earlier = self.parties.iter().take(index);
-        let earlier = earlier.filter(|_| self.session.introduce);
-        earlier.map(circuit_of).collect()
+        let mut earlier = earlier.filter(|_| self.session.introduce);
+        if !self.relays.is_empty() {
+            let circuit = |party| address_of(party, |a| a.contains("/p2p-circuit/"));
+            return earlier.map(circuit).collect();
+        }
+        let Some(first) = earlier.next() else {
+            return Ok(Vec::new());
+        };
+        let host = self.lab.host(&first.name)?;
+        let own: Vec<String> = host
+            .addresses
+            .iter()
+            .map(|a| format!("/{a}/tcp/"))
+            .collect();
+        let outer = |a: &str| own.iter().any(|o| a.contains(o));
+        address_of(first, outer).map(|address| vec![address])
     }
 
     /// Seconds between rounds of `hold`: a round of many parties is many messages.

@@ -92,6 +92,9 @@ pub struct PartyStatus {
     /// What is waited for from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
+    /// Whether it serves the other parties as a relay.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub relays: bool,
 }
 
 /// One pair of parties.
@@ -119,6 +122,9 @@ pub struct LinkStatus {
     pub detail: String,
     /// Since when the path is what it is.
     pub since: String,
+    /// How the two parties exchange the session's messages: `direct` or `relayed`; none while they do so over others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<String>,
 }
 
 /// How a session ended here.
@@ -209,6 +215,7 @@ impl SessionStatus {
                 state: "invited".into(),
                 you: me == Some(Pid(index)),
                 waiting_for: None,
+                relays: false,
             });
         Self {
             session: name.into(),

@@ -118,6 +118,7 @@ mod tests {
             reason: String::new(),
             detail: String::new(),
             since: "2026-11-22T16:00:00Z".into(),
+            overlay: None,
         });
         let answer = Answer::status(status);
         assert_eq!(Answer::parse(&answer.line()).unwrap(), answer);

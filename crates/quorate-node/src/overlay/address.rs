@@ -174,6 +174,21 @@ impl Endpoint {
     }
 }
 
+/// Whether an address is of the public network: neither of a network that many have, nor of this machine alone.
+/// Addresses for documentation count: laboratories are made of them.
+pub(crate) fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            // Behind a carrier's NAT (RFC 6598).
+            let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+            let odd = ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast();
+            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || shared || odd)
+        }
+        // Global unicast (RFC 4291).
+        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000,
+    }
+}
+
 /// The relay in between, for a connection over a circuit.
 pub(super) fn relay_of(endpoint: &ConnectedPoint) -> Option<PeerId> {
     // On both sides the own end of the circuit begins with the relay's address.
@@ -199,6 +214,29 @@ pub(super) fn relay_in(address: &Multiaddr) -> Option<PeerId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn public_addresses_are_those_that_one_machine_has_alone() {
+        for text in ["198.51.100.7", "8.8.8.8", "100.128.0.1", "2001:db8::7"] {
+            assert!(is_public(text.parse().expect(text)), "{text}");
+        }
+        for text in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "192.168.1.2",
+            "169.254.1.1",
+            "100.64.0.1",
+            "100.127.255.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!is_public(text.parse().expect(text)), "{text}");
+        }
+    }
 
     #[test]
     fn the_four_shapes_are_understood() {

@@ -270,6 +270,13 @@ impl Dialing {
         targets.any(|t| t.peer == Some(*peer) && t.endpoints.contains(endpoint))
     }
 
+    /// Whether this is an address of `peer` in the table, whatever is said about who is expected there.
+    pub fn knows_address(&self, peer: &PeerId, endpoint: &Endpoint) -> bool {
+        let targets = self.hints.iter().chain(self.peers.get(peer));
+        let mut all = targets.flat_map(|t| &t.endpoints);
+        all.any(|e| e.address == endpoint.address)
+    }
+
     /// Circuits that lead to `peer`, as hinted or learnt.
     pub fn circuits_to(&self, peer: PeerId) -> impl Iterator<Item = &Endpoint> {
         let targets = self.hints.iter().chain(self.peers.values());

@@ -4,7 +4,7 @@
 //!            hints ─┐                                      ┌─► Listening, LinkUp, Frame,
 //!   beacon (loopback)┼─► dialling ─► connection ─► stream ─► link     LinkDown, Relay, Note
 //!    mDNS (scope lan)┘   (TCP, QUIC; noise, TLS 1.3; yamux)  └─◄ send, close_link, drop_link, dial
-//!    relays ──► reservations ─► circuits, which are connections like others
+//!    relays ──► reservations ─► circuits, which are connections like others ─► direct ones, where both ends can
 //! ```
 //! A *link* is one connected peer that speaks the protocol of the same [`Purpose`]: at most one per
 //! `PeerId`, however many connections there are. Frames arrive whole, in order, at most once; what was
@@ -28,6 +28,7 @@ mod announce;
 mod beacon;
 pub mod dht;
 mod dialing;
+mod direct;
 mod driver;
 mod exchange;
 mod frame;
@@ -50,6 +51,7 @@ mod unread;
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -66,6 +68,7 @@ pub use admission::{
     MAX_INCOMING_FROM_LOOPBACK, MAX_INCOMING_PER_ADDRESS, MAX_INCOMING_PER_IP6_NETWORK,
     MAX_INCOMING_PER_RELAY,
 };
+pub use direct::{MAX_SEEN, MAX_TRIES};
 pub use frame::{FRAME_TIMEOUT, MAX_FRAME_BYTES};
 pub use lanes::{
     LANE_QUEUE_BYTES, LANE_SILENCE, LaneReceiver, LaneSender, LaneState, MAX_CIRCUIT_LANES,
@@ -74,11 +77,12 @@ pub use lanes::{
 pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
 pub use multiplex::MAX_STREAMS;
 pub use relay_node::{
-    External, Listen, RelayConfig, RelayLimits, RelayNode, RelayRefusal, RelayStatus,
+    External, Guests, Listen, RelayConfig, RelayLimits, RelayNode, RelayRefusal, RelayStatus,
 };
-pub use relays::{KnownRelay, MAX_OWN_RELAYS, MAX_RESERVATIONS};
+pub use relays::{KnownRelay, MAX_OWN_RELAYS, MAX_PARTY_RELAYS, MAX_RESERVATIONS};
 pub use stream::SESSION_WAIT;
 
+pub(crate) use address::is_public;
 use link::Links;
 
 /// Events waiting for the caller; a frame counts as one.
@@ -208,6 +212,8 @@ pub enum Teller {
     Party(u16),
     /// The record of this party, which it signed, at a rendezvous.
     Record(u16),
+    /// The party with this `PeerId`, about itself.
+    Peer(libp2p::PeerId),
 }
 
 /// What the overlay tells its caller.
@@ -249,6 +255,11 @@ pub enum OverlayEvent {
     /// Something about a relay changed: its reservation, what it says about itself, or its first
     /// round-trip time on a connection.
     Relay(KnownRelay),
+    /// A party connected to this address of the machine, which is one of the public network: others can do so too.
+    Reachable {
+        /// The own address, which no NAT changed on the way.
+        ip: IpAddr,
+    },
     /// Something a person may want to know; never needed for the program's logic.
     Note(String),
 }
@@ -273,6 +284,8 @@ enum Command {
     ExpectLinks(usize),
     Lanes(lanes::Order),
     Learn(Teller, String, Vec<String>),
+    Parties(Vec<String>),
+    PartyRelay(String, Vec<String>),
     Stop,
 }
 
@@ -363,6 +376,18 @@ impl Overlay {
     /// [`Scope::Local`] only. New addresses of each teller are taken at a bounded rate.
     pub fn learn(&self, teller: Teller, peer: String, addresses: Vec<String>) {
         self.command(Command::Learn(teller, peer, addresses));
+    }
+
+    /// These peers, and no others, are parties of the session. Where one is reached over a relay only, both ends tell each
+    /// other where they are seen, and dial each other at the same moment.
+    pub fn parties(&self, peers: Vec<String>) {
+        self.command(Command::Parties(peers));
+    }
+
+    /// A party says that it is a relay for the parties at these addresses, which end in `/p2p/RELAY/p2p-circuit`. It is used
+    /// after own relays. Of each party one relay is used, the one it named last.
+    pub fn party_relay(&self, party: String, addresses: Vec<String>) {
+        self.command(Command::PartyRelay(party, addresses));
     }
 
     /// How many links make the beacon fall silent; without this call it never does.

@@ -311,6 +311,7 @@ mod tests {
             name: None,
             stun: Vec::new(),
             allow: None,
+            guests: None,
         })
         .await
         .expect("a relay on loopback");

@@ -5,10 +5,10 @@
 //!      ▲ backoff        │failed      ▲ backoff   │refused   │lost
 //!      └────────────────┴── closed ──┴───────────┴──────────┘
 //! ```
-//! A relay is *own* (named by the user or the session; reservations are made there) or *foreign* (met in
-//! somebody's address; used for circuits to that peer only). Of the own ones the first
-//! [`MAX_RESERVATIONS`] that work are held, in the order they were named; when one fails, the next one takes its
-//! place, and the failed one is tried again with growing waits.
+//! A relay is *own* (named by the user or the session; reservations are made there), *of a party* (which serves the
+//! others of its session) or *foreign* (met in somebody's address; used for circuits to that peer only). Of the own ones
+//! the first [`MAX_RESERVATIONS`] that work are held, in the order they were named; when one fails, the next one takes its
+//! place, and the failed one is tried again with growing waits. Places that own relays leave free are for those of parties.
 //!
 //! No I/O and no clock in here; `now` comes last.
 //!
@@ -29,7 +29,7 @@ use libp2p::{
 use quorate_session::relay::{Announcement, Limits};
 
 use super::{
-    address::Endpoint,
+    address::{Endpoint, Way},
     dialing::{BACKOFF_FIRST, BACKOFF_MAX, Jitter},
 };
 
@@ -37,8 +37,10 @@ use super::{
 pub const MAX_OWN_RELAYS: usize = 8;
 /// Relays met in addresses of peers.
 pub const MAX_FOREIGN_RELAYS: usize = 8;
+/// Parties whose relays are used.
+pub const MAX_PARTY_RELAYS: usize = 4;
 /// Addresses of one relay.
-const MAX_RELAY_ADDRESSES: usize = 6;
+pub(super) const MAX_RELAY_ADDRESSES: usize = 6;
 /// Relays with a reservation of ours.
 pub const MAX_RESERVATIONS: usize = 3;
 /// A relay on which a lane fell silent comes last in the choice for this long.
@@ -94,6 +96,8 @@ struct Relay {
     peer: PeerId,
     endpoints: Vec<Endpoint>,
     own: bool,
+    /// The party that serves as this relay.
+    of: Option<PeerId>,
     connections: Vec<ConnectionId>,
     state: State,
     due: Instant,
@@ -106,6 +110,11 @@ struct Relay {
 }
 
 impl Relay {
+    /// Whether we want to be reachable through it.
+    fn reserves(&self) -> bool {
+        self.own || self.of.is_some()
+    }
+
     fn back_off(&mut self, jitter: &mut Jitter, now: Instant) {
         let doubled = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
@@ -201,10 +210,10 @@ impl Relays {
             self.add(peer, endpoint, false, now);
             return Ok((peer, None));
         }
-        let foreign = self.all.iter().filter(|r| !r.own).count();
+        let foreign = self.all.iter().filter(|r| !r.reserves()).count();
         let mut gone = None;
         if foreign >= MAX_FOREIGN_RELAYS {
-            let idle = |r: &Relay| !r.own && r.connections.is_empty();
+            let idle = |r: &Relay| !r.reserves() && r.connections.is_empty();
             let at = self.all.iter().position(idle);
             let at = at.ok_or("too many relays of others are in use")?;
             gone = Some(self.all.remove(at).peer);
@@ -215,7 +224,44 @@ impl Relays {
 
     /// Forgets a relay that only somebody's address named.
     pub fn remove_foreign(&mut self, peer: &PeerId) {
-        self.all.retain(|r| r.own || r.peer != *peer);
+        self.all.retain(|r| r.reserves() || r.peer != *peer);
+    }
+
+    /// Adds an address of the relay that `party` says it is. What that party named before is a foreign relay from then on.
+    pub fn add_of_party(
+        &mut self,
+        party: PeerId,
+        endpoint: Endpoint,
+        now: Instant,
+    ) -> Result<PeerId, &'static str> {
+        let peer = check(&endpoint)?;
+        if self.is_own(&peer) {
+            return Ok(peer);
+        }
+        let parties = self
+            .all
+            .iter()
+            .filter(|r| r.of.is_some_and(|of| of != party));
+        if parties.count() >= MAX_PARTY_RELAYS {
+            return Err("there are too many relays of parties");
+        }
+        if self
+            .look(&peer)
+            .is_some_and(|r| r.of.is_some_and(|of| of != party))
+        {
+            return Err("it is the relay of another party");
+        }
+        for before in self.all.iter_mut().filter(|r| r.of == Some(party)) {
+            before.of = None;
+        }
+        self.add(peer, endpoint, false, now);
+        if let Some(relay) = self.look_mut(&peer) {
+            if matches!(relay.state, State::Waiting | State::Connected) {
+                relay.due = relay.due.min(now);
+            }
+            relay.of = Some(party);
+        }
+        Ok(peer)
     }
 
     fn add(&mut self, peer: PeerId, mut endpoint: Endpoint, own: bool, now: Instant) {
@@ -239,6 +285,7 @@ impl Relays {
             peer,
             endpoints: vec![endpoint],
             own,
+            of: None,
             connections: Vec::new(),
             state: State::Waiting,
             due: now,
@@ -283,6 +330,18 @@ impl Relays {
         self.look(peer).is_some_and(|r| r.own)
     }
 
+    /// Whether this address of a relay is known.
+    pub fn has(&self, peer: &PeerId, endpoint: &Endpoint) -> bool {
+        let known = self.look(peer).map(|r| &r.endpoints);
+        known.is_some_and(|all| all.iter().any(|e| e.address == endpoint.address))
+    }
+
+    /// The relays that parties say they are.
+    pub fn of_parties(&self) -> HashSet<PeerId> {
+        let all = self.all.iter().filter(|r| r.of.is_some());
+        all.map(|r| r.peer).collect()
+    }
+
     /// How a relay is named to people: by its host, and by its own word, which could be anybody's name, in quotes before it.
     pub fn name(&self, peer: &PeerId) -> String {
         let Some(relay) = self.look(peer) else {
@@ -310,6 +369,16 @@ impl Relays {
             .collect()
     }
 
+    /// Where connected relays can be dialled over QUIC.
+    pub fn over_quic(&self) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let connected = self.all.iter().filter(|r| !r.connections.is_empty());
+        let all = connected.map(|r| {
+            let quic = r.endpoints.iter().filter(|e| e.way() == Way::Quic);
+            (r.peer, quic.map(|e| e.address.clone()).collect::<Vec<_>>())
+        });
+        all.filter(|(_, quic)| !quic.is_empty()).collect()
+    }
+
     /// Connected relays to try for a circuit to `peer`, the best first.
     pub fn ways_to(&self, peer: PeerId, now: Instant) -> Vec<Endpoint> {
         let mut connected: Vec<&Relay> = self
@@ -332,7 +401,7 @@ impl Relays {
             return None;
         }
         let connected = self.all.iter().find(|r| {
-            r.own
+            r.reserves()
                 && r.state == State::Connected
                 && r.due <= now
                 && !r.connections.is_empty()
@@ -346,11 +415,11 @@ impl Relays {
                 address,
             });
         }
-        if self.busy(now) >= MAX_RESERVATIONS {
-            return None;
-        }
-        let waiting = |r: &&mut Relay| r.own && r.state == State::Waiting && r.due <= now;
-        let relay = self.all.iter_mut().find(waiting)?;
+        let room = self.room(now);
+        let waiting = |r: &&Relay| room(r) && r.state == State::Waiting && r.due <= now;
+        let mut all = self.all.iter();
+        let relay = all.find(|r| r.own && waiting(r));
+        let relay = relay.or_else(|| self.all.iter().find(waiting))?;
         Some(Action::Dial {
             relay: relay.peer,
             addresses: relay.endpoints.iter().map(|e| e.address.clone()).collect(),
@@ -362,10 +431,10 @@ impl Relays {
         if !self.reserve {
             return None;
         }
-        let full = self.busy(now) >= MAX_RESERVATIONS;
-        let own = self.all.iter().filter(|r| r.own);
-        own.filter(|r| match r.state {
-            State::Waiting => !full,
+        let room = self.room(now);
+        let all = self.all.iter().filter(|r| r.reserves());
+        all.filter(|r| match r.state {
+            State::Waiting => room(r),
             State::Connected => self.is_settled(r),
             _ => false,
         })
@@ -373,10 +442,24 @@ impl Relays {
         .min()
     }
 
-    /// Relays that hold a place among those with reservations.
-    fn busy(&self, now: Instant) -> usize {
-        let own = self.all.iter().filter(|r| r.own);
-        own.filter(|r| match r.state {
+    /// Which relays may have a reservation besides those that have one. Own ones have their places whatever parties
+    /// offer.
+    fn room(&self, now: Instant) -> impl Fn(&Relay) -> bool + use<> {
+        let own = self.busy(now, |r| r.own);
+        let all = own + self.busy(now, |r| !r.own && r.of.is_some());
+        move |relay| {
+            if relay.own {
+                own < MAX_RESERVATIONS
+            } else {
+                relay.of.is_some() && all < MAX_RESERVATIONS
+            }
+        }
+    }
+
+    /// Relays of one kind that hold a place among those with reservations.
+    fn busy(&self, now: Instant, kind: impl Fn(&Relay) -> bool) -> usize {
+        let all = self.all.iter().filter(|r| kind(r));
+        all.filter(|r| match r.state {
             State::Waiting => false,
             State::Connected => r.due <= now,
             State::Dialing(_) | State::Asked(_) | State::Held(_) => true,
@@ -509,209 +592,4 @@ impl Relays {
 }
 
 #[cfg(test)]
-mod tests {
-    use quorate_identity::UnixTime;
-    use quorate_session::relay::{Access, Load};
-
-    use super::*;
-    use crate::overlay::Scope;
-
-    fn endpoint(port: u16, peer: PeerId) -> Endpoint {
-        Endpoint::parse(
-            &format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}"),
-            Scope::Local,
-        )
-        .expect("valid")
-    }
-
-    fn id(n: usize) -> ConnectionId {
-        ConnectionId::new_unchecked(n)
-    }
-
-    fn five(now: Instant) -> (Relays, Vec<PeerId>) {
-        let mut relays = Relays::new(true, 7);
-        let peers: Vec<PeerId> = (0..5).map(|_| PeerId::random()).collect();
-        for (peer, port) in peers.iter().zip(4001..) {
-            relays.add_own(endpoint(port, *peer), now).expect("room");
-        }
-        (relays, peers)
-    }
-
-    /// Dials and reserves whatever is due, and everything works.
-    fn settle(relays: &mut Relays, next: &mut usize, now: Instant) -> Vec<PeerId> {
-        let mut held = Vec::new();
-        while let Some(action) = relays.poll(now) {
-            match action {
-                Action::Dial { relay, .. } => {
-                    *next += 1;
-                    relays.dialing(&relay, id(*next));
-                    assert!(relays.connected(&relay, id(*next), now));
-                }
-                Action::Reserve { relay, .. } => {
-                    relays.asked(&relay, ListenerId::next());
-                    assert!(relays.reserved(&relay));
-                    assert!(!relays.reserved(&relay), "renewed only");
-                    held.push(relay);
-                }
-            }
-        }
-        held
-    }
-
-    #[test]
-    fn three_reservations_are_held_and_the_next_relay_takes_the_place_of_a_dead_one() {
-        let now = Instant::now();
-        let (mut relays, peers) = five(now);
-        let mut next = 0;
-        assert_eq!(settle(&mut relays, &mut next, now), peers[..3]);
-        assert_eq!(relays.poll_timeout(now), None);
-        let me = PeerId::random();
-        assert_eq!(relays.circuits_to(me).len(), 3);
-        assert!(relays.closed(&peers[1], id(2), now));
-        assert_eq!(settle(&mut relays, &mut next, now), peers[3..4]);
-        let over: Vec<_> = relays.circuits_to(me).iter().map(|e| e.relay).collect();
-        assert_eq!(over, [Some(peers[0]), Some(peers[2]), Some(peers[3])]);
-    }
-
-    #[test]
-    fn a_relay_that_refuses_makes_room_and_is_asked_again_with_growing_waits() {
-        let now = Instant::now();
-        let mut relays = Relays::new(true, 7);
-        let peer = PeerId::random();
-        relays.add_own(endpoint(1, peer), now).expect("room");
-        relays.dialing(&peer, id(1));
-        relays.connected(&peer, id(1), now);
-        let (mut at, mut waits) = (now, Vec::new());
-        for _ in 0..8 {
-            assert!(matches!(relays.poll(at), Some(Action::Reserve { .. })));
-            let listener = ListenerId::next();
-            relays.asked(&peer, listener);
-            assert_eq!(relays.lost(listener, at), Some((peer, false)));
-            assert_eq!(relays.busy(at), 0, "others have a turn");
-            assert_eq!(relays.poll(at), None);
-            let due = relays.poll_timeout(at).expect("again");
-            waits.push(due - at);
-            at = due;
-        }
-        assert!(waits[3] > waits[0] * 2);
-        assert!(waits.iter().all(|w| *w <= BACKOFF_MAX * 5 / 4));
-    }
-
-    #[test]
-    fn foreign_relays_are_bounded_and_never_asked_for_a_reservation() {
-        let now = Instant::now();
-        let mut relays = Relays::new(true, 7);
-        let mut gone = 0;
-        for _ in 0..100 {
-            let (relay, peer) = (PeerId::random(), PeerId::random());
-            let circuit = endpoint(5, relay).through(relay, Some(peer));
-            let (_, out) = relays.add_foreign(&circuit, now).expect("room");
-            gone += usize::from(out.is_some());
-        }
-        assert_eq!(gone, 100 - MAX_FOREIGN_RELAYS);
-        assert_eq!(relays.poll(now), None);
-        let own = PeerId::random();
-        relays.add_own(endpoint(1, own), now).expect("room");
-        let elsewhere = endpoint(2, own).through(own, Some(PeerId::random()));
-        relays.add_foreign(&elsewhere, now).expect("known");
-        let known = &relays.look(&own).expect("known").endpoints;
-        assert_eq!(known.len(), 1, "nobody else has a say in where it is");
-        assert_eq!(known[0].port, 1);
-    }
-
-    #[test]
-    fn stun_is_asked_of_own_relays_and_only_where_the_user_or_the_session_said() {
-        let now = Instant::now();
-        let mut relays = Relays::new(true, 7);
-        let (relay, peer) = (PeerId::random(), PeerId::random());
-        let said = |host: &str| {
-            let text = format!("/ip4/{host}/tcp/4001/p2p/{relay}");
-            Endpoint::parse(&text, Scope::Lan).expect("valid")
-        };
-        let told = said("192.0.2.53").through(relay, Some(peer));
-        relays.add_foreign(&told, now).expect("room");
-        relays.connected(&relay, id(1), now);
-        let announcement = Announcement {
-            name: None,
-            stun: vec![53, 123],
-            limits: Limits {
-                circuits: 1,
-                reservations: 1,
-                circuit_seconds: 1,
-                circuit_bytes: 0,
-                circuit_bits_per_second: 0,
-                total_bits_per_second: 0,
-            },
-            load: Load::default(),
-            access: Access::Open,
-            at: UnixTime(0),
-        };
-        assert!(relays.said(&relay, announcement));
-        assert_eq!(relays.status(&relay).expect("known").stun, []);
-        relays.add_own(said("192.0.2.7"), now).expect("room");
-        relays.add_foreign(&told, now).expect("known");
-        let asked = relays.status(&relay).expect("known").stun.into_iter();
-        let asked: Vec<String> = asked.map(|server| server.to_string()).collect();
-        assert_eq!(asked, ["192.0.2.7:53", "192.0.2.7:123"]);
-    }
-
-    #[test]
-    fn the_nearest_relay_comes_first_and_one_that_failed_comes_last() {
-        let now = Instant::now();
-        let (mut relays, peers) = five(now);
-        settle(&mut relays, &mut 0, now);
-        for (peer, rtt) in peers.iter().zip([30, 10, 20]) {
-            relays.measured(peer, Duration::from_millis(rtt));
-        }
-        let order = |relays: &Relays, at| -> Vec<PeerId> {
-            let ways = relays.ways_to(PeerId::random(), at).into_iter();
-            ways.filter_map(|w| w.relay).collect()
-        };
-        assert_eq!(order(&relays, now), [peers[1], peers[2], peers[0]]);
-        relays.suspect(&peers[1], now);
-        assert_eq!(order(&relays, now), [peers[2], peers[0], peers[1]]);
-        let later = now + SUSPECT_FOR;
-        assert_eq!(order(&relays, later)[0], peers[1]);
-    }
-
-    #[test]
-    fn a_relays_own_name_is_quoted_and_stands_beside_its_host() {
-        let now = Instant::now();
-        let mut relays = Relays::new(true, 7);
-        let peer = PeerId::random();
-        relays.add_own(endpoint(1, peer), now).expect("room");
-        assert_eq!(relays.name(&peer), "127.0.0.1");
-        let said = |name: &str| {
-            let limits = crate::overlay::RelayLimits::DEFAULT.announced();
-            Announcement {
-                name: Some(name.into()),
-                stun: Vec::new(),
-                limits,
-                load: Load::default(),
-                access: Access::Open,
-                at: UnixTime(0),
-            }
-        };
-        assert!(relays.said(&peer, said("Klinik Ost")));
-        assert_eq!(relays.name(&peer), "\"Klinik Ost\" (127.0.0.1)");
-        // What would read like something of ours stays inside the quotes.
-        relays.said(&peer, said("[sud]\" (203.0.113.9)"));
-        assert_eq!(relays.name(&peer), "\"[sud]' (203.0.113.9)\" (127.0.0.1)");
-    }
-
-    #[test]
-    fn a_relay_must_be_named_with_its_peer_id_and_directly() {
-        let now = Instant::now();
-        let mut relays = Relays::new(true, 7);
-        let (relay, peer) = (PeerId::random(), PeerId::random());
-        let mut nameless = endpoint(1, relay);
-        nameless.peer = None;
-        assert!(relays.add_own(nameless, now).is_err());
-        let behind = endpoint(1, relay).through(relay, Some(peer));
-        assert!(relays.add_own(behind, now).is_err());
-        for n in 0..20 {
-            let added = relays.add_own(endpoint(1, PeerId::random()), now).is_ok();
-            assert_eq!(added, n < MAX_OWN_RELAYS);
-        }
-    }
-}
+mod tests;

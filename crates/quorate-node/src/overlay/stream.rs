@@ -14,9 +14,9 @@
 //! therefore see the same links, and no frame is lost inside a link that stays up. The one exception is a
 //! circuit that was left for a direct connection and stays for its lane: it may carry a session again.
 //!
-//! Connections with relays may stay without one: with our own always, as they are left to the behaviours that use them; with a
-//! relay that somebody's address named, where we dialled and while a circuit over it is there or asked for. Anybody can
-//! name anybody as a relay, so that such a name lets nobody in who was refused.
+//! Connections with relays may stay without one: with our own always, as they are left to the behaviours that use them; with
+//! those of parties, where we dialled; with a relay that somebody's address named, where we dialled and while a circuit over
+//! it is there or asked for. Anybody can name anybody as a relay, so that such a name lets nobody in who was refused.
 //!
 //! Why not libp2p's request-response: it opens a stream and waits a round trip per frame, picks any
 //! connection of the peer, and keeps no order; here a frame costs its bytes, the order is the
@@ -131,6 +131,8 @@ pub(super) struct Behaviour {
     peers: HashMap<PeerId, Peer>,
     /// Relays that the user or the session named.
     own_relays: HashSet<PeerId>,
+    /// Relays that parties say they are.
+    party_relays: HashSet<PeerId>,
     /// Relays that addresses of peers named.
     foreign_relays: HashSet<PeerId>,
     refused: HashMap<PeerId, Instant>,
@@ -151,6 +153,7 @@ impl Behaviour {
             only,
             peers: HashMap::new(),
             own_relays: HashSet::new(),
+            party_relays: HashSet::new(),
             foreign_relays: HashSet::new(),
             refused: HashMap::new(),
             queue: VecDeque::new(),
@@ -161,6 +164,11 @@ impl Behaviour {
     pub fn add_own_relay(&mut self, peer: PeerId) {
         self.foreign_relays.remove(&peer);
         self.own_relays.insert(peer);
+    }
+
+    /// These are the relays of parties; no session is expected of them where we dialled.
+    pub fn set_party_relays(&mut self, relays: HashSet<PeerId>) {
+        self.party_relays = relays;
     }
 
     /// Somebody's address says that this peer is a relay; no session is expected of it while it serves as one.
@@ -216,7 +224,8 @@ impl Behaviour {
         let carrying: HashSet<PeerId> = all.filter_map(|c| c.relay).collect();
         let others = self.peers.iter_mut();
         for (peer, state) in others.filter(|(peer, _)| !self.own_relays.contains(peer)) {
-            let carries = self.foreign_relays.contains(peer) && carrying.contains(peer);
+            let carries = self.foreign_relays.contains(peer) && carrying.contains(peer)
+                || self.party_relays.contains(peer);
             for idle in state
                 .connections
                 .iter_mut()
@@ -252,7 +261,7 @@ impl Behaviour {
             return Err(ConnectionDenied::new(Refused("this peer was refused")));
         }
         // A relay dials nobody.
-        let as_relay = dialled && self.foreign_relays.contains(peer);
+        let as_relay = dialled && self.is_relay_of_others(peer);
         if self.is_unwanted(peer) && !as_relay {
             return Err(ConnectionDenied::new(Refused(
                 "this peer is not the one looked for",
@@ -284,7 +293,11 @@ impl Behaviour {
     fn may_serve(&self, peer: &PeerId, id: ConnectionId) -> bool {
         let all = self.peers.get(peer).map(|state| &state.connections);
         let dialled = || all.is_some_and(|all| all.iter().any(|c| c.id == id && c.dialer));
-        self.own_relays.contains(peer) || self.foreign_relays.contains(peer) && dialled()
+        self.own_relays.contains(peer) || self.is_relay_of_others(peer) && dialled()
+    }
+
+    fn is_relay_of_others(&self, peer: &PeerId) -> bool {
+        self.foreign_relays.contains(peer) || self.party_relays.contains(peer)
     }
 
     fn is_unwanted(&self, peer: &PeerId) -> bool {
@@ -303,7 +316,9 @@ impl Behaviour {
         let all = &mut state.connections;
         let on = all.iter().find(|c| Some(c.id) == state.session);
         let on_circuit = on.is_some_and(|c| c.relay.is_some());
-        if state.session.is_some() && !on_circuit {
+        // Where both ends dialled at the same moment, one of two direct connections is enough.
+        let moving = || all.iter().any(|c| c.used && c.relay.is_none());
+        if state.session.is_some() && (!on_circuit || moving()) {
             return;
         }
         let fresh = all.iter().position(|c| !c.used && c.relay.is_none());

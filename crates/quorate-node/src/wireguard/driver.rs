@@ -15,6 +15,7 @@ use super::{
         ADDRESS_SCAN, EVENT_BACKLOG, HANDSHAKE_ROUND, PROBE_REPEAT, REKEY_CHECK,
         ROUND_TRIP_INTERVAL,
     },
+    observers::{MAX_ANSWERS, Observers},
     probe,
     round_trip::RoundTrip,
     socket::MeshSocket,
@@ -96,6 +97,9 @@ pub(super) struct Driver {
     backlog: VecDeque<MeshEvent>,
     lanes: Option<Arc<dyn LaneOut>>,
     gatherer: Gatherer,
+    observers: Observers,
+    /// Answers to questions of parties, and the way back.
+    answers: VecDeque<(Route, Vec<u8>)>,
     hosts: Vec<Candidate>,
     told: Told,
     next_scan: Instant,
@@ -118,6 +122,8 @@ impl Driver {
         let peer = |peer: &MeshPeer| Ok((peer.index, Peer::new(config, peer.index, now)?));
         let mut gatherer = Gatherer::new(seed()?, config.scope, now);
         gatherer.set_servers(&config.reach.stun, now);
+        let mut observers = Observers::default();
+        observers.set_relays(&config.reach.stun);
         let told = config.reach.policy != Policy::Relay && config.scope != Scope::Local;
         Ok(Self {
             scope: config.scope,
@@ -129,6 +135,8 @@ impl Driver {
             backlog: VecDeque::new(),
             lanes,
             gatherer,
+            observers,
+            answers: VecDeque::new(),
             hosts: Vec::new(),
             told: Told::default(),
             next_scan: now,
@@ -152,7 +160,8 @@ impl Driver {
                 command = self.queues.commands.recv() => match command {
                     Some(Command::Signal { from, data }) => self.handle_signal(from, &data),
                     Some(Command::Stun(servers)) => {
-                        self.gatherer.set_servers(&servers, Instant::now());
+                        self.observers.set_relays(&servers);
+                        self.choose_servers(Instant::now());
                         self.ask_router();
                     }
                     Some(Command::Stop) | None => break,
@@ -229,6 +238,9 @@ impl Driver {
         {
             return;
         }
+        if self.observe(stun, now) {
+            return;
+        }
         let mut agents = self.peers.values_mut().map(|p| &mut p.agent);
         let owner = agents.find(|agent| agent.accepts(&stun.bytes));
         let taken = owner
@@ -236,6 +248,35 @@ impl Driver {
         if !taken {
             self.table.counters.stun_refused.add(1);
         }
+    }
+
+    /// Answers a plain question, if it comes over a path that a party has proven; whether it was one.
+    fn observe(&mut self, stun: &Stun, now: Instant) -> bool {
+        let Some(answer) = stun::answer(&stun.bytes, stun.source) else {
+            return false;
+        };
+        let peers = self.table.sources(stun.source);
+        let mut peers = peers.iter().flat_map(|all| all.iter());
+        if !peers.any(|index| self.observers.may_answer(*index, now)) {
+            return false;
+        }
+        if self.answers.len() < MAX_ANSWERS {
+            let local = stun.destination.unwrap_or(unspecified(stun.source));
+            let remote = stun.source;
+            self.answers.push_back((Route { local, remote }, answer));
+        }
+        true
+    }
+
+    /// Asks relays, and parties that are reached.
+    fn choose_servers(&mut self, now: Instant) {
+        let seen = self.gatherer.mappings();
+        let hosts = &self.hosts;
+        let ours = |ip| {
+            seen.iter().any(|m| m.seen.ip() == ip) || hosts.iter().any(|c| c.address.ip() == ip)
+        };
+        let servers = self.observers.servers(ours);
+        self.gatherer.set_servers(&servers, now);
     }
 
     fn handle_note(&mut self, note: Note) {
@@ -386,6 +427,10 @@ impl Driver {
             // A server of a family that this machine does not have is no server.
             let _ = self.socket.send(route, &bytes, None).await;
         }
+        while let Some((route, answer)) = self.answers.pop_front() {
+            // What does not leave is asked for again.
+            let _ = self.socket.send(route, &answer, None).await;
+        }
         let indices: Vec<u16> = self.peers.keys().copied().collect();
         for index in indices {
             while let Some(event) = self
@@ -472,6 +517,13 @@ impl Driver {
                     self.table.leave_lane(index);
                 }
             }
+        }
+        let remote = match &path {
+            Path::Direct { remote, .. } => Some(*remote),
+            _ => None,
+        };
+        if self.observers.set_path(index, remote) {
+            self.choose_servers(Instant::now());
         }
         if !direct {
             self.gatherer.refresh(Instant::now());

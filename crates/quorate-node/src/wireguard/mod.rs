@@ -45,6 +45,7 @@ mod addresses;
 mod driver;
 mod engine;
 mod lane;
+mod observers;
 mod probe;
 mod round_trip;
 mod socket;

@@ -24,8 +24,12 @@ use crate::{
     },
     link::{Frame, LinkId, PeerAt, Proven},
     message::Pid,
+    peer_id::PeerId,
 };
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 /// What is known and was told.
 #[derive(Default)]
@@ -116,6 +120,20 @@ impl Session {
             self.peers.own = own;
             self.peers.hurry(now);
         }
+    }
+
+    /// The overlay identities of the other parties, as far as they are known: those that they signed in their joins, and those
+    /// that proved on a link to be one.
+    pub fn identities(&self) -> BTreeSet<(Pid, PeerId)> {
+        let signed = self
+            .others()
+            .filter_map(|pid| Some((pid, self.ledger.join(pid)?.peer)));
+        let proven = self.links.values();
+        let proven = proven.filter_map(|link| Some((link.pid()?, link.remote_peer()?)));
+        signed
+            .chain(proven)
+            .filter(|(pid, _)| *pid != self.me)
+            .collect()
     }
 
     /// A party said where it is, and where those are that it is linked with.

@@ -31,10 +31,10 @@ pub struct PartArgs {
     /// it cannot see, but who you are it can. Repeat for more. A line of the file `relays` that ends in `pass` says the same.
     #[arg(long, value_name = "ADDR", help_heading = "Network")]
     pub relay_pass: Vec<String>,
-    /// Use no relay at all, whoever names one.
+    /// Use no relay at all, whoever names one, and be none for the other parties.
     #[arg(long, conflicts_with_all = ["relay", "relay_pass", "own_relays"], help_heading = "Network")]
     pub no_relay: bool,
-    /// Use your own relays only, not those that the inviter or other parties name.
+    /// Use your own relays only, not those that the inviter or other parties name, and be none for them.
     #[arg(long, help_heading = "Network")]
     pub own_relays: bool,
     /// Do not ask your router to let the other parties in at a port (PCP, NAT-PMP, UPnP) while the session lasts.

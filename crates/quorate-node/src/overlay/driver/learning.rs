@@ -8,7 +8,7 @@
 //! party can name any host; what arrives there is the beginning of a handshake, seldom and given up soon.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -26,12 +26,21 @@ pub(super) const LEARN_BURST: u32 = 512;
 /// And in the long run.
 const LEARN_PER_SECOND: u32 = 16;
 
-/// What each teller may still tell; there are no more of them than parties, twice.
+/// What each teller may still tell; there are no more of them than parties, three times.
 #[derive(Default)]
 pub(super) struct Rations(HashMap<Teller, Bucket>);
 
 impl Rations {
-    fn take(&mut self, teller: Teller, now: Instant) -> bool {
+    /// Forgets peers that are no parties any more.
+    pub fn keep(&mut self, parties: &HashSet<PeerId>) {
+        self.0.retain(|teller, _| match teller {
+            Teller::Peer(peer) => parties.contains(peer),
+            Teller::Party(_) | Teller::Record(_) => true,
+        });
+    }
+
+    /// Whether one more address may be looked at.
+    pub fn take(&mut self, teller: Teller, now: Instant) -> bool {
         let bucket = self.0.entry(teller).or_insert_with(|| Bucket::new(now));
         bucket.take(now)
     }
@@ -51,7 +60,7 @@ impl Bucket {
         }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
+    pub fn take(&mut self, now: Instant) -> bool {
         let seconds = now.saturating_duration_since(self.filled).as_secs();
         if seconds > 0 {
             let more = u32::try_from(seconds).unwrap_or(u32::MAX);
@@ -105,7 +114,7 @@ impl Driver {
 }
 
 /// The address in `text`, if `peer` can be there.
-fn plausible_of(peer: PeerId, text: &str, scope: Scope) -> Option<Endpoint> {
+pub(super) fn plausible_of(peer: PeerId, text: &str, scope: Scope) -> Option<Endpoint> {
     let mut endpoint = Endpoint::parse(text, scope).ok()?;
     let of_another = endpoint.peer.is_some_and(|other| other != peer);
     // A host of a circuit is the relay's; none of this machine is a relay for others.

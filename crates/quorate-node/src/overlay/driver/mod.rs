@@ -16,6 +16,7 @@ mod links;
 mod relaying;
 #[cfg(test)]
 mod tests;
+mod upgrading;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -43,6 +44,7 @@ use super::{
     address::{Endpoint, Way, relay_of},
     beacon::{Beacon, Sealer},
     dialing::{Attempt, Dialing, Failure, MAX_HINTS},
+    direct,
     link::{CLOSE_GRACE, End, Links},
     network::{Network, Node, NodeEvent, listen_addresses},
     pulse::Sign,
@@ -114,6 +116,7 @@ pub(super) struct Driver {
     lanes: lanes::Lanes,
     relaying: relaying::RelayState,
     learning: learning::Rations,
+    upgrading: upgrading::Upgrading,
 }
 
 impl Driver {
@@ -179,6 +182,7 @@ impl Driver {
             lanes: lanes::Lanes::default(),
             relaying: relaying::RelayState::new(relaying, reserve, seed()?),
             learning: learning::Rations::default(),
+            upgrading: upgrading::Upgrading::default(),
         };
         if let Some(error) = network.without_mdns {
             driver.note(format!(
@@ -294,6 +298,7 @@ impl Driver {
             let now = Instant::now();
             let node = self.swarm.behaviour_mut();
             node.lanes.open_due(now);
+            node.direct.open_due(now);
             let lanes = &node.lanes;
             node.session.sweep(now, |peer, on| lanes.is_used(peer, on));
             self.relays_due(now);
@@ -350,9 +355,10 @@ impl Driver {
         let beacon = self.beacon.as_ref().map(Beacon::due);
         let sweep = self.swarm.behaviour().session.poll_timeout();
         let lane = self.swarm.behaviour().lanes.poll_timeout();
+        let direct = self.swarm.behaviour().direct.poll_timeout();
         let dial = self.dialing.poll_timeout();
         let relay = self.relaying.poll_timeout(now);
-        [beacon, sweep, dial, lane, relay]
+        [beacon, sweep, dial, lane, relay, direct]
             .into_iter()
             .flatten()
             .min()
@@ -434,9 +440,11 @@ impl Driver {
                 let relayed = relay_of(&endpoint).is_some();
                 if !relayed {
                     self.on_connected(peer_id, connection_id, now);
+                    self.on_direct(peer_id, connection_id, &endpoint);
                 }
                 self.dialing.connected(connection_id, peer_id, relayed);
                 self.on_circuit_dialled(connection_id, true, now);
+                self.show_ourselves();
             }
             SwarmEvent::ConnectionClosed {
                 peer_id,
@@ -450,6 +458,7 @@ impl Driver {
                     self.cut(connection_id);
                 }
                 self.on_relay_closed(&peer_id, connection_id, now);
+                self.on_direct_closed(&peer_id, connection_id, now);
                 self.hurry_circuits(now);
                 let relayed = relay_of(&endpoint).is_some();
                 self.dialing.closed(peer_id, relayed, now);
@@ -488,6 +497,14 @@ impl Driver {
             {
                 self.drop_connection(connection_id);
                 self.refuse(peer_id, now);
+            }
+            NodeEvent::Identify(identify::Event::Received {
+                peer_id,
+                connection_id,
+                info,
+            }) => self.on_seen(peer_id, connection_id, &info.observed_addr, now),
+            NodeEvent::Direct(direct::Event::Dial { peer, addresses }) => {
+                self.dial_directly(peer, &addresses, now);
             }
             NodeEvent::Mdns(mdns::Event::Discovered(found)) => {
                 for (peer, address) in found {
@@ -540,6 +557,7 @@ impl Driver {
             beacon.hurry(now);
         }
         self.listening.push(endpoint);
+        self.tell_seen(now);
     }
 
     fn on_expired(&mut self, address: &Multiaddr) {
@@ -621,6 +639,8 @@ impl Driver {
             Command::Learn(teller, peer, addresses) => {
                 self.learn(teller, &peer, &addresses, now);
             }
+            Command::Parties(peers) => self.set_parties(&peers, now),
+            Command::PartyRelay(party, addresses) => self.take_party_relay(&party, &addresses, now),
             Command::Lanes(order) => self.set_lanes(order, now),
             Command::Stop => {}
         }

@@ -2,7 +2,8 @@
 //! what is told about it.
 //!
 //! ```text
-//!   own relays ──► connection ──► reservation (up to 3) ──► addresses RELAY/p2p-circuit/p2p/ME
+//!   own relays, then those of parties
+//!              ──► connection ──► reservation (up to 3) ──► addresses RELAY/p2p-circuit/p2p/ME
 //!                      └─► announcement, pings ──► OverlayEvent::Relay
 //!   party of the roster without a direct connection ──► circuits over two relays, one lane on each
 //! ```
@@ -19,13 +20,13 @@ use std::{
 
 use super::{
     super::{
-        OverlayEvent, Relaying,
+        OverlayEvent, Relaying, Scope, Teller,
         address::Endpoint,
         announce::{Answer, told},
         exchange::{Done, Silence},
         lanes::MAX_CIRCUIT_LANES,
         pass,
-        relays::{Action, Relays},
+        relays::{Action, MAX_RELAY_ADDRESSES, Relays},
     },
     Driver,
 };
@@ -167,6 +168,49 @@ impl Driver {
         // This changes nothing for own ones.
         self.swarm.behaviour_mut().session.add_foreign_relay(relay);
         Ok(())
+    }
+
+    /// Takes the relay that a party says it is.
+    pub(super) fn take_party_relay(&mut self, party: &str, addresses: &[String], now: Instant) {
+        let Ok(party) = party.parse::<PeerId>() else {
+            return;
+        };
+        if self.relaying.how != Relaying::Any || !self.swarm.behaviour().direct.is_party(&party) {
+            return;
+        }
+        let mut named = None;
+        for text in addresses.iter().take(MAX_RELAY_ADDRESSES) {
+            let Ok(circuit) = Endpoint::parse(text, self.scope) else {
+                continue;
+            };
+            let (Some(relay), None, Some(endpoint)) =
+                (circuit.relay, circuit.peer, circuit.of_relay())
+            else {
+                continue;
+            };
+            let of_this_machine = circuit.is_loopback() && self.scope != Scope::Local;
+            let node = self.swarm.behaviour();
+            let unfit = relay == self.peer_id()
+                || node.session.is_refused(&relay)
+                || node.direct.is_party(&relay);
+            // A party is one relay.
+            if of_this_machine || unfit || named.is_some_and(|other| other != relay) {
+                continue;
+            }
+            if !self.relaying.table.has(&relay, &endpoint)
+                && !self.learning.take(Teller::Peer(party), now)
+            {
+                break;
+            }
+            match self.relaying.table.add_of_party(party, endpoint, now) {
+                Ok(_) => named = Some(relay),
+                Err(why) => tracing::debug!(%party, why, "the relay of a party is not used"),
+            }
+        }
+        if named.is_some() {
+            let relays = self.relaying.table.of_parties();
+            self.swarm.behaviour_mut().session.set_party_relays(relays);
+        }
     }
 
     /// Connects and reserves what is due.

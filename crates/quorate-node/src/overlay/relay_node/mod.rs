@@ -17,6 +17,7 @@
 //!   reservation the older connections are closed, or circuits to it would be asked for on them;
 //! * reservations last as long as a circuit may, because libp2p counts a renewal as one more and
 //!   would refuse it on a relay that is full. One ends at once when its connection does;
+//! * where only [`Guests`] may use it, others lose their connection right after its handshake;
 //! * it offers its service whatever addresses it knows, and names [`RelayConfig::external`] to
 //!   clients, or what it listens on.
 //!
@@ -27,9 +28,12 @@
 //! address, or an IPv6 network of 64 bits), bounded memory; no content, DID or address in what is logged above
 //! debug. Does not provide: protection of availability from somebody with many addresses.
 
+mod guests;
 mod memory;
 mod places;
 mod swarm;
+
+pub use guests::Guests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -167,6 +171,8 @@ pub struct RelayConfig {
     pub stun: Vec<u16>,
     /// The DIDs that it serves; everybody without a list.
     pub allow: Option<HashSet<Did>>,
+    /// Who may use it; if not set, everybody.
+    pub guests: Option<Guests>,
 }
 
 impl std::fmt::Debug for RelayConfig {
@@ -379,7 +385,7 @@ impl Driver {
             stun: config.stun,
             limits: config.limits.announced(),
             load: Load::default(),
-            access: if config.allow.is_some() {
+            access: if config.allow.is_some() || config.guests.is_some() {
                 Access::Listed
             } else {
                 Access::Open
@@ -391,7 +397,14 @@ impl Driver {
         let source = source(announcement, shared.clone());
         let list = config.allow.map(Arc::new);
         let places = Places::new(&config.limits, list.is_some());
-        let node = behaviours(&keypair, &config.limits, &places, list, source);
+        let node = behaviours(
+            &keypair,
+            &config.limits,
+            &places,
+            list,
+            config.guests,
+            source,
+        );
         let transport = transport(&keypair, &config.limits, Arc::clone(&shared.meter))?;
         let local = keypair.public().to_peer_id();
         let swarm_config = SwarmConfig::with_tokio_executor()

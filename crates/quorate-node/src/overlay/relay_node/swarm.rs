@@ -17,6 +17,7 @@ use quorate_identity::Did;
 
 use super::{
     External, RelayLimits,
+    guests::{self, Guests},
     memory::{MAX_STREAMS_BESIDE, QUIC_CONNECTION_WINDOW, UNREAD_BYTES},
     places::Places,
     setup,
@@ -52,6 +53,7 @@ const MOST_STREAMS: u32 = 4096;
 pub(super) struct Node {
     limits: connection_limits::Behaviour,
     admission: admission::Behaviour,
+    guests: guests::Behaviour,
     pub relay: relay::Behaviour,
     announce: Exchange<announce::Answer>,
     pass: Exchange<pass::Answer>,
@@ -100,6 +102,7 @@ pub(super) fn behaviours(
     limits: &RelayLimits,
     places: &Places,
     list: Option<Arc<HashSet<Did>>>,
+    guests: Option<Guests>,
     source: announce::Source,
 ) -> Node {
     let local = keypair.public().to_peer_id();
@@ -128,6 +131,7 @@ pub(super) fn behaviours(
         limits: connection_limits::Behaviour::new(connections),
         // A host has as many addresses of an IPv6 network as it likes.
         admission: admission::Behaviour::with_limits(per_address, per_address),
+        guests: guests::Behaviour::new(guests),
         relay: relay::Behaviour::new(local, config),
         announce: announce::answering(source),
         pass: pass::demanding(local, list, {
@@ -205,7 +209,7 @@ mod tests {
         let limits = RelayLimits::default();
         let source: announce::Source = Arc::new(Vec::new);
         let places = Places::new(&limits, false);
-        let mut node = behaviours(&key, &limits, &places, None, source);
+        let mut node = behaviours(&key, &limits, &places, None, None, source);
         let local: Multiaddr = "/ip6/2001:db8::1/tcp/4001".parse().expect("an address");
         let admitted = (0..300).filter(|n| {
             let remote = format!("/ip6/2001:db8:0:7::{n:x}/tcp/1");

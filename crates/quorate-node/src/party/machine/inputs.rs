@@ -26,8 +26,14 @@ impl Machine {
     pub(super) fn on_overlay(&mut self, event: OverlayEvent) {
         let (at, now) = (clock::wall(), clock::now());
         match event {
-            OverlayEvent::LinkUp { link, peer, .. } => match peer.parse::<PeerId>() {
+            OverlayEvent::LinkUp {
+                link,
+                peer,
+                address,
+                ..
+            } => match peer.parse::<PeerId>() {
                 Ok(remote) => {
+                    self.serving.link_up(LinkId(link), remote, &address);
                     let kind = LinkKind::Overlay {
                         local: self.session.peer_id(),
                         remote,
@@ -39,7 +45,11 @@ impl Machine {
             OverlayEvent::Frame { link, bytes } => {
                 self.session.handle_message(LinkId(link), &bytes, at, now);
             }
-            OverlayEvent::LinkDown { link } => self.session.handle_link_down(LinkId(link), now),
+            OverlayEvent::LinkDown { link } => {
+                self.serving.link_down(LinkId(link));
+                self.session.handle_link_down(LinkId(link), now);
+            }
+            OverlayEvent::Reachable { ip } => self.on_reachable(ip),
             OverlayEvent::Listening { .. } | OverlayEvent::Gone { .. } => {
                 self.tell_addresses();
                 show(
@@ -72,7 +82,10 @@ impl Machine {
         let circuits = circuits.into_iter().take(MAX_CIRCUITS_TOLD);
         let addresses: Vec<String> = circuits.chain(direct.into_iter().filter(shown)).collect();
         self.publish_addresses(&addresses);
-        self.session.set_addresses(addresses, clock::now());
+        // Parties alone are told that this one is a relay.
+        let mut told = self.serving.addresses();
+        told.extend(addresses);
+        self.session.set_addresses(told, clock::now());
     }
 
     pub(super) fn on_mesh(&mut self, event: MeshEvent) {

@@ -7,6 +7,7 @@ mod ports;
 mod reach;
 mod reporting;
 mod seeking;
+mod serving;
 mod standing;
 
 use std::{
@@ -35,6 +36,7 @@ use self::{
     keeping::{earlier_record, forget_old_records},
     ports::Ports,
     seeking::Seeking,
+    serving::Serving,
     standing::Standing,
 };
 use super::{
@@ -47,8 +49,9 @@ use crate::{
     attach::GuardEvent,
     control::{Command, Control, SessionStatus},
     files::{Home, Records, disk, forget_issued, read_bounded, write_atomic},
-    overlay::{Overlay, OverlayConfig, OverlayEvent, Teller, dht::Answer},
+    overlay::{Overlay, OverlayConfig, OverlayEvent, dht::Answer},
     program::supervisor::{ProgramEvent, Supervisor},
+    relay::Relay,
     wireguard::{Mesh, MeshConfig, MeshEvent, MeshPeer, Reach},
 };
 
@@ -89,6 +92,7 @@ pub(super) struct Machine {
     stun: BTreeMap<String, Vec<SocketAddr>>,
     /// The overlay's ports at the router, once it was asked.
     ports: Option<Ports>,
+    serving: Serving,
 }
 
 /// What exists between `Install` and `Uninstall`.
@@ -133,6 +137,7 @@ enum Input {
     Command(Command),
     Answer(Answer),
     Ports,
+    Relay(Result<Relay, Fault>),
     Release,
     Deadline,
     Heartbeat,
@@ -203,6 +208,7 @@ impl Machine {
             lost_link: None,
             stun: BTreeMap::new(),
             ports: None,
+            serving: Serving::default(),
         })
     }
 
@@ -218,6 +224,7 @@ impl Machine {
         if let Some(ports) = self.ports.take() {
             ports.stop().await;
         }
+        std::mem::take(&mut self.serving).stop().await;
         self.overlay.stop().await;
         let cleaned = self.desk.close().await;
         let outcome = outcome?;
@@ -317,6 +324,7 @@ impl Machine {
             Event::Party { pid, phase } => {
                 self.stands_otherwise();
                 self.note_links();
+                self.note_identities();
                 show(
                     &self.events,
                     PartyEvent::Party {
@@ -325,13 +333,7 @@ impl Machine {
                     },
                 );
             }
-            Event::Peers { party, peers, .. } => {
-                let teller = Teller::Party(party.0);
-                for at in peers {
-                    self.overlay
-                        .learn(teller, at.peer.to_string(), at.addresses);
-                }
-            }
+            Event::Peers { link, party, peers } => self.learn(link, party, peers),
             Event::Signal { from, data } => {
                 if let Some(installed) = &self.installed {
                     installed.mesh.handle_signal(from.0, data);
@@ -503,6 +505,7 @@ impl Machine {
             Some(command) = self.desk.command() => Input::Command(command),
             Some(answer) = Seeking::answer(self.seeking.as_mut()) => Input::Answer(answer),
             () = Ports::changed(self.ports.as_mut()) => Input::Ports,
+            started = self.serving.started() => Input::Relay(started),
             () = self.gate.opened() => Input::Release,
             () = sleep_until(deadline) => Input::Deadline,
             () = sleep_until(Some(next_report)) => Input::Heartbeat,
@@ -515,6 +518,7 @@ impl Machine {
             Input::Overlay(Some(event)) => {
                 self.on_overlay(event);
                 self.note_links();
+                self.note_identities();
             }
             Input::Overlay(None) => {
                 return Err(Fault::new(Code::Internal, "the overlay ended by itself"));
@@ -550,6 +554,7 @@ impl Machine {
             Input::Command(command) => self.on_command(command, at, now),
             Input::Answer(answer) => self.on_answer(answer, at, now),
             Input::Ports => self.tell_addresses(),
+            Input::Relay(started) => self.on_relay_started(started),
             Input::Release => self.release_start(),
             Input::Deadline => {
                 self.session.handle_timeout(at, now);

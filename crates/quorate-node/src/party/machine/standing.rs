@@ -77,6 +77,8 @@ impl Machine {
         let run = self.session.runs();
         let roster = self.session.roster().filter(|_| self.installed.is_some());
         let words = roster.map(|roster| safety_words(&roster));
+        let me = self.session.me();
+        let serving = &self.serving;
         self.desk.board().update(|status| {
             status.state = Life::of(state);
             if let Some(words) = words {
@@ -89,6 +91,7 @@ impl Machine {
             for (party, view) in status.parties.iter_mut().zip(&views) {
                 party.state = format!("{:?}", view.phase).to_lowercase();
                 party.waiting_for = view.waiting_for.map(str::to_owned);
+                party.relays = serving.serves(view.pid, me);
             }
         });
     }
@@ -122,6 +125,10 @@ impl Machine {
                 reason: link.reason.code().into(),
                 detail,
                 since: since.1.clone(),
+                overlay: self.serving.is_direct(Pid(link.index)).map(|direct| {
+                    let word = if direct { "direct" } else { "relayed" };
+                    word.to_owned()
+                }),
             });
         }
         links
@@ -182,6 +189,7 @@ impl Machine {
             status.end = Some(end);
             for party in &mut status.parties {
                 party.waiting_for = None;
+                party.relays = false;
             }
         });
         let mut last = self.desk.board().now();

@@ -86,6 +86,7 @@ mod tests {
             state: "linked".into(),
             you: false,
             waiting_for: None,
+            relays: false,
         }
     }
 
@@ -101,6 +102,7 @@ mod tests {
             reason: "endpoint-dependent-mapping".into(),
             detail: String::new(),
             since: String::new(),
+            overlay: None,
         }
     }
 

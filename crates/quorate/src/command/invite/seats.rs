@@ -58,6 +58,7 @@ pub fn parties<'a>(
         state: state.into(),
         you,
         waiting_for: None,
+        relays: false,
     };
     let mut all: Vec<PartyStatus> = me.into_iter().map(|me| one(me, "admitted", true)).collect();
     all.extend(admitted.map(|guest| one(guest, "admitted", false)));
@@ -70,6 +71,7 @@ pub fn parties<'a>(
         state: "seat".into(),
         you: false,
         waiting_for: None,
+        relays: false,
     }));
     all.truncate(MAX_PARTIES);
     for (party, index) in all.iter_mut().zip(0..) {

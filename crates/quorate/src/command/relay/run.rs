@@ -47,6 +47,7 @@ async fn serve(
             name: args.name.clone(),
             stun: Vec::new(),
             allow: allowed(&args.allow)?,
+            guests: None,
         },
         stun: stun(&args)?,
         metrics: (!args.no_metrics).then_some(args.metrics),
