@@ -12,7 +12,7 @@
 //! one costs nothing.
 //!
 //! **What stays.** Nothing: the lease is [`LEASE`], and it is given back when the [`Forwarding`] is stopped or dropped.
-//! If its task is taken away with its runtime, a thread of its own does that ([`Lease`]). After a `kill -9` the router
+//! If its task is taken away with its runtime, a thread of its own does that (`Lease`). After a `kill -9` the router
 //! forgets the port by itself when the lease is over. Routers that forward for ever only are asked for nothing.
 //!
 //! **Limits.** One lease per socket; each question is bounded in time, repetitions and bytes (`pcp`, `igd`, `http`).
