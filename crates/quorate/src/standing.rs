@@ -329,7 +329,10 @@ mod tests {
     fn the_table_of_links_has_one_row_per_pair_with_its_path_and_why() {
         let status = example();
         let lines = links(&status);
-        assert_eq!(lines.len(), status.links.len() + 2, "{lines:#?}");
+        let serving = status.parties.iter().filter(|p| p.relays).count();
+        assert_eq!(serving, 1, "the example has a party that serves as a relay");
+        assert_eq!(lines.len(), status.links.len() + 3, "{lines:#?}");
+        assert!(lines[lines.len() - 1].ends_with("alba relays for others"));
         assert!(lines[1].contains("LINK") && lines[1].contains("WHY"));
         for (line, link) in lines[2..].iter().zip(&status.links) {
             assert!(
