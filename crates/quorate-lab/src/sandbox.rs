@@ -97,6 +97,9 @@ pub fn enter() -> Outcome<()> {
 /// `unshare` with what the lab needs; what it runs follows.
 fn unshare() -> Command {
     let mut command = Command::new("unshare");
+    if let Ok(path) = env::join_paths(folders()) {
+        command.env("PATH", path);
+    }
     if !is_root() {
         command.args(["--user", "--map-root-user"]);
     }
@@ -159,11 +162,15 @@ pub fn needs() -> Vec<Need> {
     needs
 }
 
-fn on_path(tool: &str) -> bool {
+/// Where tools are. Administrators' folders are not on every user's path, but the tools in them are for all.
+fn folders() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Administrators' folders are not on every user's path, but the tools in them are for all.
-    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.into_iter().any(|f: PathBuf| f.join(tool).is_file())
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(more).collect()
+}
+
+fn on_path(tool: &str) -> bool {
+    folders().into_iter().any(|f| f.join(tool).is_file())
 }
 
 fn tun_is_missing() -> Option<String> {

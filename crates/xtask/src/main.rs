@@ -9,6 +9,7 @@ mod setup;
 
 use std::{
     env,
+    ffi::OsString,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::Instant,
@@ -157,9 +158,23 @@ fn interop(root: &Path) -> Result<(), String> {
 }
 
 /// Runs a command to its end, its output on ours.
+/// Where programs are looked for: also in the administrators' folders, which are not on every user's path. What makes
+/// networks is there, and needs no administrator inside a namespace of one's own.
+fn path() -> OsString {
+    let own = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&own).collect();
+    for more in ["/usr/sbin", "/sbin"].map(PathBuf::from) {
+        if !folders.contains(&more) {
+            folders.push(more);
+        }
+    }
+    env::join_paths(folders).unwrap_or(own)
+}
+
 fn run(command: &mut Command) -> Result<(), String> {
     let shown = format!("{command:?}");
     let status = command
+        .env("PATH", path())
         .stdin(Stdio::null())
         .status()
         .map_err(|e| format!("{shown}: {e}"))?;

@@ -107,6 +107,7 @@ fn tools() -> PathBuf {
 fn works(program: &str, args: &[&str]) -> bool {
     let status = Command::new(program)
         .args(args)
+        .env("PATH", super::path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
