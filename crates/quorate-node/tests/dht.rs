@@ -32,6 +32,7 @@ use quorate_session::{
     message::{Engine, PathPolicy, Program, SameController, Times},
     rendezvous::{Kept, Seeker, SeekerEvent, SeekerOrder, SeekerSetup, Slot, Stamp, hour_of},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::mpsc::Receiver,
@@ -114,6 +115,13 @@ fn random<const N: usize>() -> [u8; N] {
 
 /// Honest nodes, each of which was told of the first one.
 async fn honest(count: usize) -> Vec<Node> {
+    let limits = getrlimit(Resource::Nofile);
+    // Dozens of nodes that all know each other are more connections than an ordinary user may have at first.
+    let all = Rlimit {
+        current: limits.maximum,
+        ..limits
+    };
+    setrlimit(Resource::Nofile, all).unwrap();
     let mut nodes: Vec<Node> = Vec::new();
     for _ in 0..count {
         let first = nodes.first().map(|node| node.status().addresses[0].clone());
