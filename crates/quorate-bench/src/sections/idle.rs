@@ -12,6 +12,7 @@ use quorate_bench::{
     process::Process,
     sample::{millis, percentile},
     table::{Aim, Cell, Table},
+    world::random,
 };
 use quorate_identity::SigningKey;
 use quorate_node::program::PythonRuntime;
@@ -103,10 +104,13 @@ fn waiting(quorate: &Path, options: &Options) -> Outcome<Table> {
         command.arg("--home").arg(&home).env_remove("QUORATE_HOME");
         command
     };
-    let absent = |n: u8| format!("absent-{n}={}", SigningKey::from_seed(&[n; 32]).did());
+    let absent = |n: u8| -> Outcome<String> {
+        let key = SigningKey::from_seed(&random()?);
+        Ok(format!("absent-{n}={}", key.did()))
+    };
     let invited = command()
         .args(["--quiet", "invite", "mpyc:secretsanta", "--with"])
-        .arg([absent(1), absent(2)].join(","))
+        .arg([absent(1)?, absent(2)?].join(","))
         .arg("--out")
         .arg(&file)
         .output()?;
