@@ -170,6 +170,12 @@ fn f19_a_session_survives_a_router_that_forgets_everything() {
 }
 
 #[test]
+fn f20_a_session_survives_another_public_address_at_one_site_or_two() {
+    assert_plays("f20-one-address-changes");
+    assert_plays("f20-both-addresses-change");
+}
+
+#[test]
 fn f21_behind_each_kind_of_nat_a_party_is_direct_or_relayed_as_the_table_says() {
     let kinds = "open,port,sym,cg-pp,tcp443,v6fw";
     assert_done(&["matrix", "--kinds", kinds, "--no-groups"]);

@@ -94,6 +94,9 @@ pub mod limits {
     /// A direct path without an answer for this long is not used while there is a lane: at least
     /// four checks in a row were lost.
     pub const DIRECT_SILENCE: Duration = Duration::from_millis(5500);
+    /// A direct path without an answer for this long is left for another address from which the peer checks: at least
+    /// two checks in a row were lost.
+    pub const MOVED_SILENCE: Duration = Duration::from_secs(3);
     /// How long a search for a direct path takes at most before its failure is told as a reason.
     pub const SEARCH: Duration = Duration::from_secs(15);
     /// How long the simultaneous start waits for the other end's complete list of addresses.

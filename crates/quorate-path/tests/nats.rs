@@ -337,6 +337,40 @@ fn f20_a_public_address_that_changes_takes_the_lane_along_and_both_come_back() {
 }
 
 #[test]
+fn f20_who_can_be_reached_follows_a_peer_whose_public_address_changed() {
+    for (a, b, who) in [
+        (Kind::Port, Kind::Open, 0),
+        (Kind::Open, Kind::Port, 1),
+        (Kind::Sym, Kind::Open, 0),
+        (Kind::NoInput, Kind::FullCone, 0),
+        (Kind::FullCone, Kind::CgPort, 1),
+    ] {
+        let mut world = World::new(a, b);
+        world.run(20 * SECOND);
+        world.readdress(who);
+        // The overlay is as dead as the path.
+        world.mute = true;
+        world.set_lane(None);
+        world.run(6 * SECOND);
+        let moved = world.public(who);
+        for end in 0..2 {
+            let path = world.path(end);
+            let Path::Direct { remote, .. } = path else {
+                panic!("{a:?} {b:?}: {path:?}");
+            };
+            assert_eq!(remote.ip() == moved, end != who, "{a:?} {b:?} {path:?}");
+        }
+        // And it stays there, with one search at most.
+        let changes = world.paths(1 - who).len();
+        world.mute = false;
+        world.set_lane(Some("relay"));
+        world.run(60 * SECOND);
+        assert!(world.paths(1 - who).len() <= changes + 1, "{a:?} {b:?}");
+        assert!(matches!(world.path(who), Path::Direct { .. }));
+    }
+}
+
+#[test]
 fn a_lane_that_is_lost_and_found_moves_the_path() {
     let mut world = World::new(Kind::Sym, Kind::Sym);
     world.run(10 * SECOND);

@@ -24,6 +24,7 @@
 
 mod budget;
 mod choice;
+mod moved;
 mod opener;
 mod transmit;
 
@@ -144,6 +145,7 @@ pub struct Agent {
     /// What the peer saw as our address, by own and its address.
     mapped: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
     direct: Option<Direct>,
+    elsewhere: Option<moved::Elsewhere>,
     lane: Option<Lane>,
     path: Path,
     reason: Reason,
@@ -201,6 +203,7 @@ impl Agent {
             sources: VecDeque::new(),
             mapped: BTreeMap::new(),
             direct: None,
+            elsewhere: None,
             lane: None,
             path: Path::Down { since: None },
             reason: Reason::Searching,
@@ -596,7 +599,11 @@ impl Agent {
             destination,
             message,
         };
+        let (check, old) = (packet.message.clone(), !ours);
         let taken = ice.handle_packet(now, packet);
+        if taken {
+            self.note_check(&check, source, old, now);
+        }
         self.step(now);
         taken
     }

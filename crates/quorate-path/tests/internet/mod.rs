@@ -366,6 +366,13 @@ impl World {
         }
     }
 
+    /// Where the party is seen from outside.
+    pub fn public(&self, end: usize) -> IpAddr {
+        let party = &self.parties[end];
+        let outermost = party.nats.last();
+        outermost.map_or(party.address.ip(), |nat| nat.outside.into())
+    }
+
     /// The party gets another own address, which it notices within two seconds.
     pub fn roam(&mut self, end: usize) {
         let party = &mut self.parties[end];
