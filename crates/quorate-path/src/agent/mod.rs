@@ -599,7 +599,7 @@ impl Agent {
             destination,
             message,
         };
-        let (check, old) = (packet.message.clone(), !ours);
+        let (check, old) = (packet.message, !ours);
         let taken = ice.handle_packet(now, packet);
         if taken {
             self.note_check(&check, source, old, now);
