@@ -8,6 +8,7 @@ use super::{
         MAX_HALF_OPEN_PER_PEER, MAX_ORPHANS_PER_PEER, MAX_SOCKETS, MAX_STREAMS_PER_PEER,
         STREAM_BUFFER,
     },
+    stretch::Acknowledged,
 };
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
@@ -62,6 +63,7 @@ pub(crate) struct Core {
     interface: Interface,
     sockets: SocketSet<'static>,
     out: Outbound,
+    acknowledged: Acknowledged,
     address: Ipv6Addr,
     peers: HashMap<Ipv6Addr, u16>,
     ports: HashMap<u16, Port>,
@@ -99,6 +101,7 @@ impl Core {
             interface,
             sockets: SocketSet::new(Vec::new()),
             out,
+            acknowledged: Acknowledged::new(config.mtu),
             address: config.address,
             peers: config.peers.iter().map(|(i, a)| (*a, *i)).collect(),
             ports: HashMap::new(),
@@ -126,13 +129,12 @@ impl Core {
                 continue;
             }
             let opens = is_syn(packet);
-            let mut device = Single {
-                packet: Some(packet),
-                out: &mut self.out,
-                answers: 1,
-            };
-            self.interface
-                .poll_ingress_single(now, &mut device, &mut self.sockets);
+            if let Some(mut pieces) = self.acknowledged.pieces(packet) {
+                while let Some(piece) = pieces.next() {
+                    self.take(piece, 1, now);
+                }
+            }
+            self.take(packet, 1, now);
             if opens {
                 // The next packet may open one more connection and needs a socket for it.
                 self.serve_ports();
@@ -142,6 +144,17 @@ impl Core {
         self.serve_ports();
         self.save_finished();
         self.bury();
+    }
+
+    /// One packet for the stack, and how often the answer to it is sent.
+    fn take(&mut self, packet: &[u8], answers: usize, now: StackTime) {
+        let mut device = Single {
+            packet: Some(packet),
+            out: &mut self.out,
+            answers,
+        };
+        self.interface
+            .poll_ingress_single(now, &mut device, &mut self.sockets);
     }
 
     /// Acknowledges to a peer that was out of reach what arrived of each of its streams, as often as makes its TCP send
@@ -172,13 +185,7 @@ impl Core {
             }
             for number in [0, 1 << 31] {
                 let segment = impossible(remote, local, number);
-                let mut device = Single {
-                    packet: Some(&segment),
-                    out: &mut self.out,
-                    answers: DUPLICATES,
-                };
-                self.interface
-                    .poll_ingress_single(now, &mut device, &mut self.sockets);
+                self.take(&segment, DUPLICATES, now);
             }
         }
     }

@@ -33,6 +33,7 @@ mod core;
 mod device;
 mod listener;
 mod stream;
+mod stretch;
 
 pub use listener::Listener;
 pub use stream::TunnelStream;
