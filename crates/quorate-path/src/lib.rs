@@ -97,6 +97,8 @@ pub mod limits {
     /// A direct path without an answer for this long is left for another address from which the peer checks: at least
     /// two checks in a row were lost.
     pub const MOVED_SILENCE: Duration = Duration::from_secs(3);
+    /// Addresses from which checks of the peer are taken in one round.
+    pub const MAX_CHECK_SOURCES: u64 = 256;
     /// How long a search for a direct path takes at most before its failure is told as a reason.
     pub const SEARCH: Duration = Duration::from_secs(15);
     /// How long the simultaneous start waits for the other end's complete list of addresses.

@@ -3,7 +3,7 @@
 
 use quorate_path::{
     Agent, AgentConfig, Candidate, How, Nat, Path, PathEvent, Policy, Reason, Refusal, Scope,
-    limits::{MAX_CHECKS_PER_WINDOW, MAX_ROUND_STEP, MAX_SIGNALS_PER_WINDOW},
+    limits::{MAX_CHECK_SOURCES, MAX_CHECKS_PER_WINDOW, MAX_ROUND_STEP, MAX_SIGNALS_PER_WINDOW},
 };
 use std::{
     collections::VecDeque,
@@ -358,6 +358,33 @@ fn garbage_and_floods_are_dropped() {
         .filter(|_| honest.handle_packet(&check, there, here, world.now))
         .count();
     assert_eq!(taken, MAX_CHECKS_PER_WINDOW as usize);
+}
+
+#[test]
+fn checks_from_addresses_without_number_are_not_answered() {
+    let mut world = World::new(Scope::Lan, &["10.0.0.1:7"], &["10.0.0.2:7"]);
+    let (here, there) = (world.ends[0].addresses[0], world.ends[1].addresses[0]);
+    let signal = world.ends[0].agent.poll_signal(world.now).unwrap();
+    let peer = &mut world.ends[1].agent;
+    peer.handle_signal(&signal, world.now).unwrap();
+    peer.handle_timeout(world.now + Duration::from_millis(50));
+    let check = peer.poll_transmit().unwrap().contents;
+    let signal = world.ends[1].agent.poll_signal(world.now).unwrap();
+    let honest = &mut world.ends[0].agent;
+    honest.handle_signal(&signal, world.now).unwrap();
+    let mut now = world.now;
+    let mut taken = 0;
+    for port in 1000..2000 {
+        now += Duration::from_millis(10);
+        let source = SocketAddr::new(there.ip(), port);
+        taken += u64::from(honest.handle_packet(&check, source, here, now));
+    }
+    assert_eq!(taken, MAX_CHECK_SOURCES);
+    // Those that are known are heard as before.
+    now += Duration::from_secs(1);
+    let known = SocketAddr::new(there.ip(), 1000);
+    assert!(honest.handle_packet(&check, known, here, now));
+    assert!(honest.handle_packet(&check, there, here, now));
 }
 
 #[test]

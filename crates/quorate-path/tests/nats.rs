@@ -371,6 +371,38 @@ fn f20_who_can_be_reached_follows_a_peer_whose_public_address_changed() {
 }
 
 #[test]
+fn f20_a_peer_that_returns_to_its_first_public_address_is_followed_back() {
+    for (a, b, who) in [
+        (Kind::Port, Kind::Open, 0),
+        (Kind::Open, Kind::Port, 1),
+        (Kind::NoInput, Kind::FullCone, 0),
+    ] {
+        let mut world = World::new(a, b);
+        world.run(20 * SECOND);
+        let first = world.public(who);
+        world.mute = true;
+        world.set_lane(None);
+        for _ in 0..3 {
+            world.readdress(who);
+            world.run(6 * SECOND);
+            assert_follows(&world, 1 - who, world.public(who));
+            world.address_back(who);
+            world.run(6 * SECOND);
+            assert_follows(&world, 1 - who, first);
+            assert!(matches!(world.path(who), Path::Direct { .. }));
+        }
+    }
+}
+
+fn assert_follows(world: &World, end: usize, address: std::net::IpAddr) {
+    let path = world.path(end);
+    assert!(
+        matches!(path, Path::Direct { remote, .. } if remote.ip() == address),
+        "not at {address}: {path:?}"
+    );
+}
+
+#[test]
 fn a_lane_that_is_lost_and_found_moves_the_path() {
     let mut world = World::new(Kind::Sym, Kind::Sym);
     world.run(10 * SECOND);

@@ -82,7 +82,7 @@ impl Agent {
     /// Decides on the path and tells a change.
     pub(super) fn choose(&mut self, now: Instant) {
         let silent = self.watch_direct(now);
-        self.follow(now);
+        let silent = !self.follow(now) && silent;
         if silent && self.direct.as_ref().is_some_and(|d| !d.old) {
             // Both ends notice by themselves; whoever is first, the other follows.
             self.begin_round(self.round.saturating_add(1), now);

@@ -146,6 +146,8 @@ pub struct Agent {
     mapped: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
     direct: Option<Direct>,
     elsewhere: Option<moved::Elsewhere>,
+    /// The peer was followed to another address in this round.
+    moved: bool,
     lane: Option<Lane>,
     path: Path,
     reason: Reason,
@@ -204,6 +206,7 @@ impl Agent {
             mapped: BTreeMap::new(),
             direct: None,
             elsewhere: None,
+            moved: false,
             lane: None,
             path: Path::Down { since: None },
             reason: Reason::Searching,
@@ -470,6 +473,7 @@ impl Agent {
         self.remote_count = 0;
         self.start = Start::Waiting;
         self.openers = Openers::default();
+        self.moved = false;
         self.halted = false;
         self.retry = None;
         self.retry_pause = RETRY_FIRST;
@@ -528,10 +532,11 @@ impl Agent {
                 _ if !begun => continue,
                 _ => is::CandidateKind::ServerReflexive,
             };
+            // Under a name of its own after the peer was followed.
             let known = self
                 .ice
                 .remote_candidates()
-                .any(|c| c.addr() == candidate.address && c.kind() == kind);
+                .any(|c| c.addr() == candidate.address && (c.kind() == kind || self.moved));
             if known || self.remote_count >= MAX_REMOTE_CANDIDATES {
                 continue;
             }
@@ -582,7 +587,7 @@ impl Agent {
             Some(before) if before.accepts_message(&message) => before,
             _ => return false,
         };
-        if !self.checks.spend(now) {
+        if !self.checks.spend(now) || moved::is_one_source_too_many(ice, &message, source) {
             return false;
         }
         if message.is_successful_binding_response()
@@ -728,13 +733,17 @@ impl Agent {
 
     /// Takes what the checks found out, then decides on the path.
     fn step(&mut self, now: Instant) {
+        self.take_events(now);
+        self.choose(now);
+    }
+
+    fn take_events(&mut self, now: Instant) {
         while let Some(event) = self.ice.poll_event() {
             self.take_event(&event, false, now);
         }
         while let Some(event) = self.before.as_mut().and_then(IceAgent::poll_event) {
             self.take_event(&event, true, now);
         }
-        self.choose(now);
     }
 
     fn take_event(&mut self, event: &IceAgentEvent, old: bool, now: Instant) {

@@ -366,6 +366,15 @@ impl World {
         }
     }
 
+    /// The outermost translator has the public address back that it had before [`readdress`](Self::readdress).
+    pub fn address_back(&mut self, end: usize) {
+        self.reboot(end);
+        if let Some(nat) = self.parties[end].nats.last_mut() {
+            let [a, b, c, d] = nat.outside.octets();
+            nat.outside = Ipv4Addr::new(a, b, c, d - 1);
+        }
+    }
+
     /// Where the party is seen from outside.
     pub fn public(&self, end: usize) -> IpAddr {
         let party = &self.parties[end];
