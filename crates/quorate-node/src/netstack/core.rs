@@ -8,6 +8,7 @@ use super::{
         MAX_HALF_OPEN_PER_PEER, MAX_ORPHANS_PER_PEER, MAX_SOCKETS, MAX_STREAMS_PER_PEER,
         STREAM_BUFFER,
     },
+    segment::{ACK, IPV6_HEADER, SYN, Segment, TCP, bare},
     stretch::Acknowledged,
 };
 use smoltcp::{
@@ -20,14 +21,10 @@ use std::{
     collections::{HashMap, HashSet},
     fmt, io,
     net::Ipv6Addr,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
-const IPV6_HEADER: usize = 40;
-const TCP: u8 = 6;
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
 const TCP_HEADER: u8 = 20;
 /// Acknowledgements of the same that make a TCP send what follows at once (RFC 5681, section 3.2), after a first one that
 /// may tell another window than before and does not count then.
@@ -123,27 +120,46 @@ impl Core {
     pub(super) fn poll(&mut self, packets: &mut impl Packets) {
         let now = self.now();
         self.interface.poll_maintenance(now);
+        self.out.recovery.handle_timeout(self.start.elapsed());
         while packets.advance() {
             let packet = packets.packet();
             if !self.admits(packet) {
                 continue;
             }
             let opens = is_syn(packet);
-            if let Some(mut pieces) = self.acknowledged.pieces(packet) {
-                while let Some(piece) = pieces.next() {
-                    self.take(piece, 1, now);
-                }
+            match Segment::parse(packet) {
+                Some(segment) => self.take_segment(&segment, packet, now),
+                None => self.take(packet, 1, now),
             }
-            self.take(packet, 1, now);
             if opens {
                 // The next packet may open one more connection and needs a socket for it.
                 self.serve_ports();
             }
         }
+        self.out.repeat_lost();
         self.egress();
         self.serve_ports();
         self.save_finished();
         self.bury();
+    }
+
+    /// A segment for TCP, after what it acknowledges was counted and what it shows to be lost was sent again.
+    fn take_segment(&mut self, segment: &Segment<'_>, packet: &[u8], now: StackTime) {
+        if let Some(mut pieces) = self.acknowledged.pieces(segment) {
+            while let Some(piece) = pieces.next() {
+                self.take(piece, 1, now);
+            }
+        }
+        let verdict = self.out.recovery.heard(segment, self.start.elapsed());
+        if verdict.deliver {
+            self.take(packet, 1, now);
+        }
+        if verdict.reduce {
+            let duplicate = bare(segment, segment.acknowledges());
+            for _ in 0..DUPLICATES {
+                self.take(&duplicate, 1, now);
+            }
+        }
     }
 
     /// One packet for the stack, and how often the answer to it is sent.
@@ -225,9 +241,11 @@ impl Core {
         let now = self.now();
         let timer = self.interface.poll_delay(now, &self.sockets);
         let timer = timer.map(|wait| Duration::from_micros(wait.total_micros()));
+        let probe = self.out.recovery.next_timeout();
+        let probe = probe.map(|at| at.saturating_sub(self.start.elapsed()));
         let linger = self.orphans.values().map(|orphan| orphan.until).min();
         let linger = linger.map(|at| at.saturating_duration_since(Instant::now()));
-        timer.into_iter().chain(linger).min()
+        [timer, probe, linger].into_iter().flatten().min()
     }
 
     /// Whether a timer is due before the task wakes by itself.

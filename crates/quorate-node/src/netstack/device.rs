@@ -1,10 +1,12 @@
 //! The stack's two sides towards WireGuard: packets in, packets out, both bounded.
 
+use super::recovery::Recovery;
 use bytes::BytesMut;
 use smoltcp::{
     phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
     time::Instant,
 };
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// The way out. Used alone it is a device that never receives.
@@ -12,6 +14,7 @@ use tokio::sync::mpsc;
 pub(super) struct Outbound {
     queue: mpsc::Sender<BytesMut>,
     mtu: u16,
+    pub(super) recovery: Recovery,
     /// The queue was full when a socket wanted to send.
     blocked: bool,
 }
@@ -21,6 +24,7 @@ impl Outbound {
         Self {
             queue,
             mtu,
+            recovery: Recovery::new(mtu),
             blocked: false,
         }
     }
@@ -30,13 +34,22 @@ impl Outbound {
         std::mem::take(&mut self.blocked)
     }
 
-    fn token(&mut self) -> Option<Outgoing<'_>> {
+    /// Sends what is to be sent again. What finds no room is lost once more.
+    pub(super) fn repeat_lost(&mut self) {
+        while let Some(packet) = self.recovery.next_packet() {
+            let _ = self.queue.try_send(packet);
+        }
+    }
+
+    fn token(&mut self, now: Instant) -> Option<Outgoing<'_>> {
         if self.queue.capacity() == 0 && !self.queue.is_closed() {
             self.blocked = true;
             return None;
         }
         Some(Outgoing {
             queue: &self.queue,
+            recovery: &mut self.recovery,
+            now: since_start(now),
             copies: 1,
         })
     }
@@ -61,8 +74,8 @@ impl Device for Outbound {
         None
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
-        self.token()
+    fn transmit(&mut self, now: Instant) -> Option<Outgoing<'_>> {
+        self.token(now)
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -124,18 +137,20 @@ impl Device for Single<'_> {
     where
         Self: 'b;
 
-    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
+    fn receive(&mut self, now: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
         let packet = self.packet.take()?;
         // A full queue costs the answer to this packet, not the packet: TCP asks again.
         let out = Outgoing {
             queue: &self.out.queue,
+            recovery: &mut self.out.recovery,
+            now: since_start(now),
             copies: self.answers,
         };
         Some((Incoming(packet), out))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
-        self.out.token()
+    fn transmit(&mut self, now: Instant) -> Option<Outgoing<'_>> {
+        self.out.token(now)
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -155,6 +170,8 @@ impl RxToken for Incoming<'_> {
 /// Room for one packet from the stack.
 pub(super) struct Outgoing<'a> {
     queue: &'a mpsc::Sender<BytesMut>,
+    recovery: &'a mut Recovery,
+    now: Duration,
     copies: usize,
 }
 
@@ -164,6 +181,9 @@ impl TxToken for Outgoing<'_> {
         let mut packet = BytesMut::zeroed(length.next_multiple_of(16));
         packet.truncate(length);
         let result = fill(&mut packet);
+        if !self.recovery.sent(&packet, self.now) {
+            return result;
+        }
         for _ in 1..self.copies {
             let _ = self.queue.try_send(packet.clone());
         }
@@ -171,4 +191,8 @@ impl TxToken for Outgoing<'_> {
         let _ = self.queue.try_send(packet);
         result
     }
+}
+
+fn since_start(now: Instant) -> Duration {
+    Duration::from_micros(u64::try_from(now.total_micros()).unwrap_or(0))
 }

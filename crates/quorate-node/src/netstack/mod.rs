@@ -32,6 +32,8 @@
 mod core;
 mod device;
 mod listener;
+mod recovery;
+mod segment;
 mod stream;
 mod stretch;
 
@@ -59,7 +61,7 @@ pub mod limits {
     use std::time::Duration;
 
     /// Bytes of the send buffer and of the receive buffer of one stream.
-    pub const STREAM_BUFFER: usize = 1024 * 1024;
+    pub const STREAM_BUFFER: usize = 2 * 1024 * 1024;
     /// Streams one peer may have open towards us, and we towards it; dropped streams count until
     /// TCP is done with them.
     pub const MAX_STREAMS_PER_PEER: usize = 64;

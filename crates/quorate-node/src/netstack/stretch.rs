@@ -12,21 +12,11 @@
 //! Security: a peer could send the pieces itself, so it gains nothing. The numbers are the peer's: those that go back
 //! are left alone, and one that covers more than a stream can have in flight is not divided.
 
-use super::limits::{MAX_SOCKETS, STREAM_BUFFER};
+use super::{
+    limits::{MAX_SOCKETS, STREAM_BUFFER},
+    segment::{ACK, Flow, IPV6_HEADER, RST, SYN, Segment, TCP_HEADER, bare},
+};
 use std::collections::HashMap;
-
-const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
-const TCP: u8 = 6;
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
-/// The longest header that a data offset can tell.
-const MAX_TCP_HEADER: usize = 60;
-
-/// Source address and both ports.
-type Flow = [u8; 20];
 
 /// What every stream has acknowledged so far.
 #[derive(Debug)]
@@ -46,25 +36,16 @@ impl Acknowledged {
         }
     }
 
-    /// The pieces that come before this packet, if it stretches far enough for any. Requires an IPv6 packet.
-    pub(super) fn pieces(&mut self, packet: &[u8]) -> Option<Pieces> {
-        let segment = packet.get(IPV6_HEADER..).filter(|_| packet[6] == TCP)?;
-        let header = usize::from(*segment.get(12)? >> 4) * 4;
-        if !(TCP_HEADER..=MAX_TCP_HEADER).contains(&header) || segment.len() < header {
-            return None;
-        }
-        let mut flow: Flow = [0; 20];
-        flow[..16].copy_from_slice(&packet[8..24]);
-        flow[16..].copy_from_slice(&segment[..4]);
-        let flags = segment[13];
-        if flags & ACK == 0 || flags & RST != 0 {
+    /// The pieces that come before this segment, if it stretches far enough for any.
+    pub(super) fn pieces(&mut self, segment: &Segment<'_>) -> Option<Pieces> {
+        let flow = segment.incoming_flow();
+        if !segment.has(ACK) || segment.has(RST) {
             self.last.remove(&flow);
             return None;
         }
-        let number = u32::from_be_bytes(segment[8..12].try_into().ok()?);
-        let begins = flags & SYN != 0;
-        let last = self.last.get(&flow).copied().filter(|_| !begins);
-        let Some(last) = last else {
+        let number = segment.acknowledges();
+        let last = self.last.get(&flow).copied();
+        let Some(last) = last.filter(|_| !segment.has(SYN)) else {
             if self.last.len() >= MAX_SOCKETS {
                 self.last.clear();
             }
@@ -77,50 +58,40 @@ impl Acknowledged {
         }
         self.last.insert(flow, number);
         let within = usize::try_from(covers).is_ok_and(|c| c <= STREAM_BUFFER);
-        (within && covers > self.piece)
-            .then(|| Pieces::new(&packet[..IPV6_HEADER + header], last, number, self.piece))
+        (within && covers > self.piece).then(|| Pieces {
+            packet: bare(segment, last),
+            said: last,
+            whole: number,
+            piece: self.piece,
+        })
     }
 }
 
 /// Acknowledgements without data, each of one piece more.
 #[derive(Debug)]
 pub(super) struct Pieces {
-    packet: [u8; IPV6_HEADER + MAX_TCP_HEADER],
-    length: usize,
+    packet: [u8; IPV6_HEADER + TCP_HEADER],
     said: u32,
     whole: u32,
     piece: u32,
 }
 
 impl Pieces {
-    fn new(headers: &[u8], said: u32, whole: u32, piece: u32) -> Self {
-        let mut packet = [0; IPV6_HEADER + MAX_TCP_HEADER];
-        packet[..headers.len()].copy_from_slice(headers);
-        let payload = u16::try_from(headers.len() - IPV6_HEADER).unwrap_or(0);
-        packet[4..6].copy_from_slice(&payload.to_be_bytes());
-        packet[IPV6_HEADER + 13] &= !FIN;
-        Self {
-            packet,
-            length: headers.len(),
-            said,
-            whole,
-            piece,
-        }
-    }
-
-    /// The next one; the packet itself says the rest.
+    /// The next one; the segment itself says the rest.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
         if self.whole.wrapping_sub(self.said) <= self.piece {
             return None;
         }
         self.said = self.said.wrapping_add(self.piece);
         self.packet[IPV6_HEADER + 8..IPV6_HEADER + 12].copy_from_slice(&self.said.to_be_bytes());
-        Some(&self.packet[..self.length])
+        Some(&self.packet)
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::segment::{FIN, TCP};
     use super::*;
 
     const MTU: u16 = 1060;
@@ -138,7 +109,8 @@ mod tests {
 
     fn numbers(known: &mut Acknowledged, packet: &[u8]) -> Vec<u32> {
         let mut numbers = Vec::new();
-        let Some(mut pieces) = known.pieces(packet) else {
+        let segment = Segment::parse(packet).unwrap();
+        let Some(mut pieces) = known.pieces(&segment) else {
             return numbers;
         };
         while let Some(piece) = pieces.next() {
@@ -178,24 +150,12 @@ mod tests {
     }
 
     #[test]
-    fn packets_cut_anywhere_are_looked_at_without_harm() {
-        let mut known = Acknowledged::new(MTU);
-        for offset in 0..16 {
-            let mut packet = segment(ACK, 5000, 50);
-            packet[IPV6_HEADER + 12] = offset << 4;
-            for length in IPV6_HEADER..packet.len() {
-                let _ = known.pieces(&packet[..length]);
-            }
-        }
-    }
-
-    #[test]
     fn streams_without_number_take_no_memory_without_bound() {
         let mut known = Acknowledged::new(MTU);
         let mut packet = segment(ACK, 1, 0);
         for port in 0..u16::MAX {
             packet[IPV6_HEADER..IPV6_HEADER + 2].copy_from_slice(&port.to_be_bytes());
-            let _ = known.pieces(&packet);
+            let _ = known.pieces(&Segment::parse(&packet).unwrap());
         }
         assert!(known.last.len() <= MAX_SOCKETS);
     }
