@@ -8,8 +8,8 @@ use super::{
         MAX_HALF_OPEN_PER_PEER, MAX_ORPHANS_PER_PEER, MAX_SOCKETS, MAX_STREAMS_PER_PEER,
         STREAM_BUFFER,
     },
-    segment::{ACK, IPV6_HEADER, SYN, Segment, TCP, bare},
-    stretch::Acknowledged,
+    segment::{ACK, IPV6_HEADER, SYN, Segment, TCP, bare, with_acknowledgement},
+    stretch::{Acknowledged, Pieces},
 };
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
@@ -120,7 +120,11 @@ impl Core {
     pub(super) fn poll(&mut self, packets: &mut impl Packets) {
         let now = self.now();
         self.interface.poll_maintenance(now);
-        self.out.recovery.handle_timeout(self.start.elapsed());
+        let time = self.start.elapsed();
+        self.out.recovery.handle_timeout(time);
+        while let Some(pieces) = self.acknowledged.next_due(time) {
+            self.take_pieces(pieces, now);
+        }
         while packets.advance() {
             let packet = packets.packet();
             if !self.admits(packet) {
@@ -145,20 +149,35 @@ impl Core {
 
     /// A segment for TCP, after what it acknowledges was counted and what it shows to be lost was sent again.
     fn take_segment(&mut self, segment: &Segment<'_>, packet: &[u8], now: StackTime) {
-        if let Some(mut pieces) = self.acknowledged.pieces(segment) {
-            while let Some(piece) = pieces.next() {
-                self.take(piece, 1, now);
+        let time = self.start.elapsed();
+        let line = self.out.recovery.line(segment);
+        let told = self.acknowledged.heard(segment, time, line);
+        let verdict = self.out.recovery.heard(segment, time);
+        let acknowledges = told
+            .as_ref()
+            .map_or(segment.acknowledges(), |told| told.acknowledges);
+        let empty = told.as_ref().is_some_and(|told| told.is_empty);
+        if let Some(told) = told {
+            self.take_pieces(told.pieces, now);
+        }
+        if verdict.deliver && !empty {
+            if acknowledges == segment.acknowledges() {
+                self.take(packet, 1, now);
+            } else {
+                self.take(&with_acknowledgement(packet, acknowledges), 1, now);
             }
         }
-        let verdict = self.out.recovery.heard(segment, self.start.elapsed());
-        if verdict.deliver {
-            self.take(packet, 1, now);
-        }
         if verdict.reduce {
-            let duplicate = bare(segment, segment.acknowledges());
+            let duplicate = bare(segment, acknowledges);
             for _ in 0..DUPLICATES {
                 self.take(&duplicate, 1, now);
             }
+        }
+    }
+
+    fn take_pieces(&mut self, mut pieces: Pieces, now: StackTime) {
+        while let Some(piece) = pieces.next() {
+            self.take(piece, 1, now);
         }
     }
 
@@ -241,11 +260,16 @@ impl Core {
         let now = self.now();
         let timer = self.interface.poll_delay(now, &self.sockets);
         let timer = timer.map(|wait| Duration::from_micros(wait.total_micros()));
-        let probe = self.out.recovery.next_timeout();
-        let probe = probe.map(|at| at.saturating_sub(self.start.elapsed()));
+        let streams = [
+            self.out.recovery.next_timeout(),
+            self.acknowledged.next_timeout(),
+        ];
+        let time = self.start.elapsed();
+        let due = streams.into_iter().flatten().min();
+        let due = due.map(|at| at.saturating_sub(time));
         let linger = self.orphans.values().map(|orphan| orphan.until).min();
         let linger = linger.map(|at| at.saturating_duration_since(Instant::now()));
-        [timer, probe, linger].into_iter().flatten().min()
+        [timer, due, linger].into_iter().flatten().min()
     }
 
     /// Whether a timer is due before the task wakes by itself.

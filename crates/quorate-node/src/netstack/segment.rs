@@ -130,6 +130,13 @@ pub(super) fn bare(segment: &Segment<'_>, acknowledges: u32) -> [u8; IPV6_HEADER
     packet
 }
 
+/// The same packet with another acknowledgement. Its checksum is not made again: this end does not verify it.
+pub(super) fn with_acknowledgement(packet: &[u8], acknowledges: u32) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    packet[IPV6_HEADER + 8..IPV6_HEADER + 12].copy_from_slice(&acknowledges.to_be_bytes());
+    packet
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

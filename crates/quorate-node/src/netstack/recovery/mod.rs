@@ -32,6 +32,7 @@ mod sent;
 use super::{
     limits::MAX_SOCKETS,
     segment::{Flow, IPV6_HEADER, RST, SYN, Segment, TCP_HEADER},
+    stretch::Line,
 };
 use bytes::BytesMut;
 use sent::Sent;
@@ -114,6 +115,11 @@ impl Recovery {
             self.streams.remove(&flow);
         }
         verdict
+    }
+
+    /// What is known of the way of the stream that this segment of a peer belongs to.
+    pub(super) fn line(&self, segment: &Segment<'_>) -> Option<Line> {
+        self.streams.get(&segment.incoming_flow())?.line()
     }
 
     /// The next packet to send again.

@@ -1,7 +1,10 @@
 //! What one stream has in flight, and what became of it.
 
 use super::{
-    super::segment::{ACK, FIN, IPV6_HEADER, MAX_HEADERS, Segment},
+    super::{
+        segment::{ACK, FIN, IPV6_HEADER, MAX_HEADERS, Segment},
+        stretch::Line,
+    },
     MAX_PARTS, Verdict,
 };
 use bytes::BytesMut;
@@ -98,6 +101,13 @@ impl Sent {
     /// Nothing comes any more.
     pub(super) fn is_over(&self) -> bool {
         self.ended && self.parts.is_empty()
+    }
+
+    pub(super) fn line(&self) -> Option<Line> {
+        Some(Line {
+            round_trip: self.round_trip?,
+            in_flight: length(self.data.len()),
+        })
     }
 
     pub(super) fn next_timeout(&self) -> Option<Duration> {
