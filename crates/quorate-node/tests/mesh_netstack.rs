@@ -258,6 +258,29 @@ async fn garbage_and_foreign_packets_are_ignored() {
     assert_eq!(&got, b"fine");
 }
 
+#[tokio::test]
+async fn a_segment_behind_another_header_is_not_taken() {
+    let (out, mut packets) = mpsc::channel(PACKET_QUEUE);
+    let config = StackConfig {
+        address: address(0),
+        mtu: 1420,
+        peers: vec![(1, address(1))],
+        seed: 7,
+    };
+    let stack = Stack::start(&config, out);
+    let _listener = stack.listener(PORT);
+    let plain = syn(address(1), address(0), 5000);
+    let mut hidden = syn(address(1), address(0), 5001);
+    // Hop-by-hop options, padded (RFC 8200, section 4.3).
+    hidden[5] += 8;
+    hidden[6] = 0;
+    hidden.splice(40..40, [6, 0, 1, 4, 0, 0, 0, 0]);
+    stack.injector().inject(&mut vec![hidden]);
+    assert!(packets.try_recv().is_err(), "answered");
+    stack.injector().inject(&mut vec![plain]);
+    assert!(packets.try_recv().is_ok(), "a plain one is answered");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_stack_ends_its_streams() {
     let wire = joined(|_| true);

@@ -8,8 +8,8 @@ use super::{
         MAX_HALF_OPEN_PER_PEER, MAX_ORPHANS_PER_PEER, MAX_SOCKETS, MAX_STREAMS_PER_PEER,
         STREAM_BUFFER,
     },
-    segment::{ACK, IPV6_HEADER, SYN, Segment, TCP, bare, with_acknowledgement},
-    stretch::{Acknowledged, Pieces},
+    recovery::Pieces,
+    segment::{ACK, Flow, IPV6_HEADER, SYN, Segment, TCP, with_acknowledgement},
 };
 use smoltcp::{
     iface::{Config, Interface, PollResult, SocketHandle, SocketSet},
@@ -25,6 +25,7 @@ use std::{
 };
 use tokio::{sync::mpsc, time::Instant};
 
+const ICMPV6: u8 = 58;
 const TCP_HEADER: u8 = 20;
 /// Acknowledgements of the same that make a TCP send what follows at once (RFC 5681, section 3.2), after a first one that
 /// may tell another window than before and does not count then.
@@ -60,7 +61,6 @@ pub(crate) struct Core {
     interface: Interface,
     sockets: SocketSet<'static>,
     out: Outbound,
-    acknowledged: Acknowledged,
     address: Ipv6Addr,
     peers: HashMap<Ipv6Addr, u16>,
     ports: HashMap<u16, Port>,
@@ -98,7 +98,6 @@ impl Core {
             interface,
             sockets: SocketSet::new(Vec::new()),
             out,
-            acknowledged: Acknowledged::new(config.mtu),
             address: config.address,
             peers: config.peers.iter().map(|(i, a)| (*a, *i)).collect(),
             ports: HashMap::new(),
@@ -120,11 +119,6 @@ impl Core {
     pub(super) fn poll(&mut self, packets: &mut impl Packets) {
         let now = self.now();
         self.interface.poll_maintenance(now);
-        let time = self.start.elapsed();
-        self.out.recovery.handle_timeout(time);
-        while let Some(pieces) = self.acknowledged.next_due(time) {
-            self.take_pieces(pieces, now);
-        }
         while packets.advance() {
             let packet = packets.packet();
             if !self.admits(packet) {
@@ -140,7 +134,11 @@ impl Core {
                 self.serve_ports();
             }
         }
-        self.out.repeat_lost();
+        let time = self.start.elapsed();
+        while let Some(pieces) = self.out.recovery.next_due(time) {
+            self.take_pieces(pieces, now);
+        }
+        self.out.recovery.handle_timeout(time);
         self.egress();
         self.serve_ports();
         self.save_finished();
@@ -149,26 +147,16 @@ impl Core {
 
     /// A segment for TCP, after what it acknowledges was counted and what it shows to be lost was sent again.
     fn take_segment(&mut self, segment: &Segment<'_>, packet: &[u8], now: StackTime) {
-        let time = self.start.elapsed();
-        let line = self.out.recovery.line(segment);
-        let told = self.acknowledged.heard(segment, time, line);
-        let verdict = self.out.recovery.heard(segment, time);
-        let acknowledges = told
-            .as_ref()
-            .map_or(segment.acknowledges(), |told| told.acknowledges);
-        let empty = told.as_ref().is_some_and(|told| told.is_empty);
-        if let Some(told) = told {
-            self.take_pieces(told.pieces, now);
+        let verdict = self.out.recovery.heard(segment, self.start.elapsed());
+        if let Some(pieces) = verdict.pieces {
+            self.take_pieces(pieces, now);
         }
-        if verdict.deliver && !empty {
-            if acknowledges == segment.acknowledges() {
-                self.take(packet, 1, now);
-            } else {
-                self.take(&with_acknowledgement(packet, acknowledges), 1, now);
-            }
+        match verdict.instead {
+            _ if !verdict.deliver => {}
+            Some(other) => self.take(&with_acknowledgement(packet, other), 1, now),
+            None => self.take(packet, 1, now),
         }
-        if verdict.reduce {
-            let duplicate = bare(segment, acknowledges);
+        if let Some(duplicate) = verdict.reduce {
             for _ in 0..DUPLICATES {
                 self.take(&duplicate, 1, now);
             }
@@ -234,6 +222,8 @@ impl Core {
         };
         packet.len() >= IPV6_HEADER
             && packet[0] >> 4 == 6
+            // Other headers before TCP's are for routers, and would hide a segment from what reads it here.
+            && [TCP, ICMPV6].contains(&packet[6])
             && address(8).is_some_and(|source| self.peers.contains_key(&source))
             && address(24) == Some(self.address)
     }
@@ -241,6 +231,7 @@ impl Core {
     /// Sends what the sockets have ready, as far as the queue has room.
     pub(crate) fn egress(&mut self) {
         let now = self.now();
+        self.out.repeat_lost();
         while self
             .interface
             .poll_egress(now, &mut self.out, &mut self.sockets)
@@ -260,13 +251,8 @@ impl Core {
         let now = self.now();
         let timer = self.interface.poll_delay(now, &self.sockets);
         let timer = timer.map(|wait| Duration::from_micros(wait.total_micros()));
-        let streams = [
-            self.out.recovery.next_timeout(),
-            self.acknowledged.next_timeout(),
-        ];
-        let time = self.start.elapsed();
-        let due = streams.into_iter().flatten().min();
-        let due = due.map(|at| at.saturating_sub(time));
+        let due = self.out.recovery.next_timeout();
+        let due = due.map(|at| at.saturating_sub(self.start.elapsed()));
         let linger = self.orphans.values().map(|orphan| orphan.until).min();
         let linger = linger.map(|at| at.saturating_duration_since(Instant::now()));
         [timer, due, linger].into_iter().flatten().min()
@@ -385,7 +371,11 @@ impl Core {
             let all = self.orphans.iter().filter(|(_, orphan)| mine(orphan));
             if let Some(oldest) = all.min_by_key(|(_, o)| o.until).map(|(handle, _)| *handle) {
                 self.orphans.remove(&oldest);
-                self.sockets.get_mut::<Socket<'_>>(oldest).abort();
+                let socket = self.sockets.get_mut::<Socket<'_>>(oldest);
+                if let Some(flow) = flow(socket) {
+                    self.out.recovery.forget(&flow);
+                }
+                socket.abort();
                 self.egress();
                 // A reset for which there was no room is sent when the peer speaks next.
                 self.sockets.remove(oldest);
@@ -572,6 +562,16 @@ fn is_done(socket: &Socket<'_>) -> bool {
 fn remote_peer(socket: &Socket<'_>, peers: &HashMap<Ipv6Addr, u16>) -> Option<u16> {
     let IpAddress::Ipv6(address) = socket.remote_endpoint()?.addr;
     peers.get(&address).copied()
+}
+
+fn flow(socket: &Socket<'_>) -> Option<Flow> {
+    let (local, remote) = (socket.local_endpoint()?, socket.remote_endpoint()?);
+    let IpAddress::Ipv6(address) = remote.addr;
+    let mut flow = [0; 20];
+    flow[..16].copy_from_slice(&address.octets());
+    flow[16..18].copy_from_slice(&remote.port.to_be_bytes());
+    flow[18..].copy_from_slice(&local.port.to_be_bytes());
+    Some(flow)
 }
 
 /// A segment that belongs to an established stream by its addresses and ports, and by nothing else.

@@ -34,10 +34,16 @@ impl Outbound {
         std::mem::take(&mut self.blocked)
     }
 
-    /// Sends what is to be sent again. What finds no room is lost once more.
+    /// Sends what is to be sent again, as far as the queue has room.
     pub(super) fn repeat_lost(&mut self) {
-        while let Some(packet) = self.recovery.next_packet() {
-            let _ = self.queue.try_send(packet);
+        while self.recovery.has_packet() {
+            if self.queue.capacity() == 0 && !self.queue.is_closed() {
+                self.blocked = true;
+                return;
+            }
+            if let Some(packet) = self.recovery.next_packet() {
+                let _ = self.queue.try_send(packet);
+            }
         }
     }
 

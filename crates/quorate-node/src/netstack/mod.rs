@@ -35,7 +35,6 @@ mod listener;
 mod recovery;
 mod segment;
 mod stream;
-mod stretch;
 
 pub use listener::Listener;
 pub use stream::TunnelStream;

@@ -19,6 +19,9 @@ const OPTION_SACK: u8 = 5;
 /// A stream, as this end sees it: remote address, remote port, local port.
 pub(super) type Flow = [u8; 20];
 
+/// Headers of a segment without options and data.
+pub(super) type Bare = [u8; IPV6_HEADER + TCP_HEADER];
+
 /// One segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment<'a> {
@@ -67,6 +70,13 @@ impl<'a> Segment<'a> {
 
     pub(super) fn sequence(&self) -> u32 {
         self.number(IPV6_HEADER + 4)
+    }
+
+    /// The number after its last byte, or after the end of the stream.
+    pub(super) fn next_sequence(&self) -> u32 {
+        let length = u32::try_from(self.payload().len()).unwrap_or(0);
+        let end = u32::from(self.has(FIN));
+        self.sequence().wrapping_add(length).wrapping_add(end)
     }
 
     /// What the sender has of the other direction. Says something only with the flag ACK.
@@ -119,11 +129,12 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The segment `packet` without options and data, with another acknowledgement and these flags.
-pub(super) fn bare(segment: &Segment<'_>, acknowledges: u32) -> [u8; IPV6_HEADER + TCP_HEADER] {
+/// An acknowledgement without options and data, as the sender of this segment would have sent it before it, or after it.
+pub(super) fn bare(segment: &Segment<'_>, sequence: u32, acknowledges: u32) -> Bare {
     let mut packet = [0; IPV6_HEADER + TCP_HEADER];
     packet.copy_from_slice(&segment.packet[..IPV6_HEADER + TCP_HEADER]);
     packet[4..6].copy_from_slice(&[0, 20]);
+    packet[IPV6_HEADER + 4..IPV6_HEADER + 8].copy_from_slice(&sequence.to_be_bytes());
     packet[IPV6_HEADER + 8..IPV6_HEADER + 12].copy_from_slice(&acknowledges.to_be_bytes());
     packet[IPV6_HEADER + 12] = 5 << 4;
     packet[IPV6_HEADER + 13] = ACK;
@@ -167,9 +178,10 @@ mod tests {
         assert_eq!(segment.selective().collect::<Vec<_>>(), [(512, 768)]);
         assert_eq!(segment.incoming_flow()[15..], [1, 0, 80, 1, 187]);
         assert_eq!(segment.outgoing_flow()[15..], [2, 1, 187, 0, 80]);
-        let bare = bare(&segment, 7);
+        let bare = bare(&segment, segment.next_sequence(), 7);
         let bare = Segment::parse(&bare).unwrap();
-        assert_eq!((bare.acknowledges(), bare.payload().len()), (7, 0));
+        assert_eq!((bare.sequence(), bare.acknowledges()), (13, 7));
+        assert!(bare.payload().is_empty());
         assert_eq!(bare.selective().count(), 0);
     }
 

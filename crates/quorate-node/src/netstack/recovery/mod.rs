@@ -25,14 +25,14 @@
 //! is remembered.
 //!
 //! Security: numbers are the peer's. Those outside of what was sent change nothing; inside it, the peer decides about
-//! its own stream only, and gets no more sent than it says that it received.
+//! its own stream only, and gets about as much sent as it says that it received.
 
 mod sent;
+mod stretch;
 
 use super::{
     limits::MAX_SOCKETS,
-    segment::{Flow, IPV6_HEADER, RST, SYN, Segment, TCP_HEADER},
-    stretch::Line,
+    segment::{ACK, Bare, Flow, IPV6_HEADER, RST, SYN, Segment, TCP_HEADER, bare},
 };
 use bytes::BytesMut;
 use sent::Sent;
@@ -40,23 +40,45 @@ use std::{
     collections::{HashMap, VecDeque},
     time::Duration,
 };
+use stretch::Stretch;
+
+pub(super) use stretch::Pieces;
 
 /// Segments of one stream remembered one by one; with more, small ones that follow each other are taken together.
 const MAX_PARTS: usize = 4096;
 
-/// What TCP is to be told of a segment that came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What TCP is to be told of a segment that came in, in this order.
+#[derive(Debug)]
 pub(super) struct Verdict {
-    /// It gets the segment itself.
+    /// Acknowledgements before it.
+    pub(super) pieces: Option<Pieces>,
+    /// The segment itself, or not.
     pub(super) deliver: bool,
-    /// It has to reduce its window.
-    pub(super) reduce: bool,
+    /// With this acknowledgement instead of its own.
+    pub(super) instead: Option<u32>,
+    /// The duplicate that makes it reduce its window, if it has to.
+    pub(super) reduce: Option<Bare>,
+}
+
+impl Verdict {
+    const AS_IT_IS: Self = Self {
+        pieces: None,
+        deliver: true,
+        instead: None,
+        reduce: None,
+    };
+}
+
+#[derive(Debug)]
+struct Stream {
+    sent: Sent,
+    stretch: Stretch,
 }
 
 /// The streams that have something in flight. Time is since any moment that does not change.
 #[derive(Debug)]
 pub(super) struct Recovery {
-    streams: HashMap<Flow, Sent>,
+    streams: HashMap<Flow, Stream>,
     /// What a full segment carries.
     full: usize,
     out: VecDeque<BytesMut>,
@@ -85,15 +107,17 @@ impl Recovery {
             return true;
         }
         if let Some(stream) = self.streams.get_mut(&flow) {
-            return stream.record(&segment, self.full, now);
+            return stream.sent.record(&segment, self.full, now);
         }
         if !segment.payload().is_empty() {
             if self.streams.len() >= MAX_SOCKETS {
                 self.streams.clear();
             }
-            let mut stream = Sent::new(segment.sequence());
-            stream.record(&segment, self.full, now);
-            self.streams.insert(flow, stream);
+            let first = segment.sequence();
+            let mut sent = Sent::new(first);
+            sent.record(&segment, self.full, now);
+            let stretch = Stretch::new(first, self.full);
+            self.streams.insert(flow, Stream { sent, stretch });
         }
         true
     }
@@ -105,21 +129,25 @@ impl Recovery {
             self.streams.remove(&flow);
         }
         let Some(stream) = self.streams.get_mut(&flow) else {
-            return Verdict {
-                deliver: true,
-                reduce: false,
-            };
+            return Verdict::AS_IT_IS;
         };
-        let verdict = stream.heard(segment, self.full, now, &mut self.out);
+        if !segment.has(ACK) {
+            return Verdict::AS_IT_IS;
+        }
+        let told = stream.stretch.heard(segment, now, stream.sent.line());
+        let heard = stream.sent.heard(segment, self.full, now, &mut self.out);
         if stream.is_over() {
             self.streams.remove(&flow);
         }
-        verdict
-    }
-
-    /// What is known of the way of the stream that this segment of a peer belongs to.
-    pub(super) fn line(&self, segment: &Segment<'_>) -> Option<Line> {
-        self.streams.get(&segment.incoming_flow())?.line()
+        let number = segment.acknowledges();
+        let acknowledges = told.as_ref().map_or(number, |told| told.acknowledges);
+        let duplicate = || bare(segment, segment.next_sequence(), acknowledges);
+        Verdict {
+            deliver: heard.deliver && told.as_ref().is_none_or(|told| !told.is_empty),
+            instead: (acknowledges != number).then_some(acknowledges),
+            reduce: heard.reduce.then(duplicate),
+            pieces: told.map(|told| told.pieces),
+        }
     }
 
     /// The next packet to send again.
@@ -127,17 +155,44 @@ impl Recovery {
         self.out.pop_front()
     }
 
-    /// When to call [`Recovery::handle_timeout`].
+    /// Whether there is one.
+    pub(super) fn has_packet(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// The socket of this stream is gone.
+    pub(super) fn forget(&mut self, flow: &Flow) {
+        self.streams.remove(flow);
+    }
+
+    /// When to call [`Recovery::handle_timeout`], and [`Recovery::next_due`] until there is none.
     pub(super) fn next_timeout(&self) -> Option<Duration> {
-        self.streams.values().filter_map(Sent::next_timeout).min()
+        let of = |s: &Stream| {
+            let both = [s.sent.next_timeout(), s.stretch.next_timeout()];
+            both.into_iter().flatten().min()
+        };
+        self.streams.values().filter_map(of).min()
+    }
+
+    /// What TCP of one stream is told now.
+    pub(super) fn next_due(&mut self, now: Duration) -> Option<Pieces> {
+        let mut streams = self.streams.values_mut();
+        streams.find_map(|stream| stream.stretch.next_due(now))
     }
 
     /// Lets time pass.
     pub(super) fn handle_timeout(&mut self, now: Duration) {
-        for stream in self.streams.values_mut() {
-            if stream.next_timeout().is_some_and(|at| at <= now) {
-                stream.probe(now, &mut self.out);
+        for Stream { sent, .. } in self.streams.values_mut() {
+            if sent.next_timeout().is_some_and(|at| at <= now) {
+                sent.probe(now, &mut self.out);
             }
         }
+    }
+}
+
+impl Stream {
+    /// Nothing comes any more, and TCP knows it.
+    fn is_over(&self) -> bool {
+        self.sent.is_over() && self.stretch.next_timeout().is_none()
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{
     super::{
-        segment::{ACK, FIN, IPV6_HEADER, MAX_HEADERS, Segment},
-        stretch::Line,
+        limits::STREAM_BUFFER,
+        segment::{FIN, IPV6_HEADER, MAX_HEADERS, Segment},
     },
-    MAX_PARTS, Verdict,
+    MAX_PARTS,
+    stretch::Line,
 };
 use bytes::BytesMut;
 use smoltcp::wire::{IpAddress, Ipv6Address, TcpPacket};
@@ -20,6 +21,8 @@ const REORDERED: u64 = 3;
 const FIRST_PROBE: Duration = Duration::from_millis(500);
 /// A busy machine answers late; this is not taken for a loss.
 const SHORTEST_PROBE: Duration = Duration::from_millis(30);
+/// Round trips are taken to be this long at most.
+const LONGEST_TRIP: Duration = Duration::from_secs(2);
 /// Probes without an answer. Afterwards TCP's own timer is what is left.
 const PROBES: u32 = 3;
 /// Part of the window that is left after a loss (RFC 9438, section 4.6), of ten.
@@ -53,6 +56,15 @@ struct Episode {
     credit: usize,
 }
 
+/// What TCP is to make of a segment that was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// It gets the segment itself.
+    pub(super) deliver: bool,
+    /// It has to reduce its window.
+    pub(super) reduce: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Sent {
     /// Headers of the last segment with data, with the latest acknowledgement.
@@ -62,6 +74,8 @@ pub(super) struct Sent {
     data: VecDeque<u8>,
     first: u32,
     parts: VecDeque<Part>,
+    /// How many of them are lost.
+    lost: usize,
     order: u64,
     /// The latest transmission of which is known that it arrived.
     arrived: u64,
@@ -85,6 +99,7 @@ impl Sent {
             data: VecDeque::new(),
             first,
             parts: VecDeque::new(),
+            lost: 0,
             order: 0,
             arrived: 0,
             holes: false,
@@ -103,11 +118,12 @@ impl Sent {
         self.ended && self.parts.is_empty()
     }
 
-    pub(super) fn line(&self) -> Option<Line> {
-        Some(Line {
-            round_trip: self.round_trip?,
+    pub(super) fn line(&self) -> Line {
+        Line {
+            round_trip: self.round_trip.unwrap_or_default(),
+            first: self.first,
             in_flight: length(self.data.len()),
-        })
+        }
     }
 
     pub(super) fn next_timeout(&self) -> Option<Duration> {
@@ -119,23 +135,21 @@ impl Sent {
     /// `false`: it arrived already, or is on its way.
     pub(super) fn record(&mut self, segment: &Segment<'_>, full: usize, now: Duration) -> bool {
         self.ended |= segment.has(FIN);
-        self.keep_headers(segment);
+        let says_more = self.keep_headers(segment);
         let payload = segment.payload();
         if payload.is_empty() {
             return true;
         }
         let offset = segment.sequence().wrapping_sub(self.first);
         let held = length(self.data.len());
-        if offset > held && offset <= u32::MAX / 2 {
-            // Bytes in between were sent before this stream was known.
-            self.data.clear();
-            self.parts.clear();
-            self.episode = None;
-            self.first = segment.sequence();
+        // Bytes in between were sent before this stream was known, or TCP holds more than it may.
+        let between = offset > held && offset <= u32::MAX / 2;
+        if between || self.data.len() > STREAM_BUFFER {
+            self.forget(segment.sequence());
             self.append(payload, full, now);
             return true;
         }
-        // Where it begins before what is held, that part of it is acknowledged.
+        // Where it begins before what is held, that part of it is acknowledged. TCP repeats it if it does not know that.
         let (acknowledged, begin) = match offset {
             o if o > u32::MAX / 2 => (size(o.wrapping_neg()).min(payload.len()), 0),
             o => (0, size(o)),
@@ -143,15 +157,26 @@ impl Sent {
         let payload = &payload[acknowledged..];
         let repeated = payload.len().min(self.data.len() - begin);
         let fresh = &payload[repeated..];
-        let needed = self.repeat(begin, begin + repeated, now);
+        let needed = repeated > 0 && self.repeat(begin, begin + repeated, now);
         if !fresh.is_empty() {
             self.append(fresh, full, now);
         }
-        needed || !fresh.is_empty() || segment.has(FIN)
+        needed || !fresh.is_empty() || acknowledged > 0 || says_more || segment.has(FIN)
     }
 
-    fn keep_headers(&mut self, segment: &Segment<'_>) {
+    fn forget(&mut self, first: u32) {
+        self.data.clear();
+        self.parts.clear();
+        self.lost = 0;
+        self.episode = None;
+        self.first = first;
+    }
+
+    /// Whether it says something of the other direction that was not said before.
+    fn keep_headers(&mut self, segment: &Segment<'_>) -> bool {
         let headers = segment.headers();
+        let differs = |field: &Range<usize>| self.headers[field.clone()] != headers[field.clone()];
+        let says_more = [ACKNOWLEDGES, WINDOW].iter().any(differs);
         if !segment.payload().is_empty() {
             self.headers[..headers.len()].copy_from_slice(headers);
             self.headers_length = headers.len();
@@ -160,6 +185,7 @@ impl Sent {
                 self.headers[field.clone()].copy_from_slice(&headers[field]);
             }
         }
+        says_more
     }
 
     fn append(&mut self, payload: &[u8], full: usize, now: Duration) {
@@ -167,9 +193,13 @@ impl Sent {
         self.data.extend(payload);
         let crowded = self.parts.len() >= MAX_PARTS;
         match self.parts.back_mut() {
-            Some(last) if crowded && last.length + payload.len() <= full => {
+            Some(last)
+                if crowded
+                    && last.state == State::Flying
+                    && last.length + payload.len() <= full =>
+            {
                 last.length += payload.len();
-                (last.order, last.at, last.state) = (self.order, now, State::Flying);
+                (last.order, last.at) = (self.order, now);
             }
             _ => self.parts.push_back(Part {
                 length: payload.len(),
@@ -188,13 +218,17 @@ impl Sent {
         let mut at = 0;
         let mut needed = false;
         for part in &mut self.parts {
-            let overlaps = at < end && at + part.length > begin;
+            if at >= end {
+                break;
+            }
+            let overlaps = at + part.length > begin;
             at += part.length;
             let on_its_way =
                 part.state == State::Flying && part.again && now.saturating_sub(part.at) < lately;
             if overlaps && part.state != State::Arrived && !on_its_way {
                 needed = true;
                 self.order += 1;
+                self.lost -= usize::from(part.state == State::Lost);
                 (part.order, part.at) = (self.order, now);
                 (part.state, part.again) = (State::Flying, true);
             }
@@ -213,13 +247,13 @@ impl Sent {
         full: usize,
         now: Duration,
         out: &mut VecDeque<BytesMut>,
-    ) -> Verdict {
+    ) -> Heard {
         let acknowledges = segment.acknowledges();
         let covers = acknowledges.wrapping_sub(self.first);
         let held = length(self.data.len());
         // An end of the stream has a number too.
-        if !segment.has(ACK) || covers > held.saturating_add(1) {
-            return Verdict {
+        if covers > held.saturating_add(1) {
+            return Heard {
                 deliver: true,
                 reduce: false,
             };
@@ -245,7 +279,7 @@ impl Sent {
         }
         let reduce = self.follow_episode(acknowledges, full);
         self.send_lost(delivered, full, now, out);
-        Verdict {
+        Heard {
             deliver: !(repeats && delivered > 0),
             reduce,
         }
@@ -268,6 +302,7 @@ impl Sent {
                 sample = (!part.again).then(|| now.saturating_sub(part.at));
             }
             if part.length == 0 {
+                self.lost -= usize::from(part.state == State::Lost);
                 self.parts.pop_front();
             }
         }
@@ -294,6 +329,7 @@ impl Sent {
             let within = at >= begin && at + part.length <= end;
             at += part.length;
             if within && part.state != State::Arrived {
+                self.lost -= usize::from(part.state == State::Lost);
                 part.state = State::Arrived;
                 delivered += part.length;
                 if part.order > self.arrived {
@@ -309,7 +345,10 @@ impl Sent {
 
     /// RFC 6298, section 2.
     fn measure(&mut self, sample: Option<Duration>) {
-        let Some(sample) = sample else { return };
+        // Longer is no line, but an outage, after which what is probed must not wait as long.
+        let Some(sample) = sample.map(|sample| sample.min(LONGEST_TRIP)) else {
+            return;
+        };
         if let Some(smooth) = &mut self.round_trip {
             self.variance = (self.variance * 3 + smooth.abs_diff(sample)) / 4;
             *smooth = (*smooth * 7 + sample) / 8;
@@ -324,7 +363,8 @@ impl Sent {
         if !overtaken && !self.holes {
             return;
         }
-        let patience = self.round_trip.unwrap_or(FIRST_PROBE) * 5 / 4 + Duration::from_millis(1);
+        let trip = self.round_trip.unwrap_or(FIRST_PROBE);
+        let patience = trip + (trip / 4).max(self.variance * 4) + Duration::from_millis(1);
         self.holes = false;
         for part in &mut self.parts {
             self.holes |= part.state == State::Arrived;
@@ -332,6 +372,7 @@ impl Sent {
             let far = part.order + REORDERED <= self.arrived;
             let long = now.saturating_sub(part.at) > patience;
             if part.state == State::Flying && overtaken && (far || long) {
+                self.lost += 1;
                 part.state = State::Lost;
             }
         }
@@ -342,6 +383,7 @@ impl Sent {
         let patience = self.probe_wait();
         for part in &mut self.parts {
             if part.state == State::Flying && now.saturating_sub(part.at) > patience {
+                self.lost += 1;
                 part.state = State::Lost;
             }
         }
@@ -353,8 +395,7 @@ impl Sent {
         if self.episode.as_ref().is_some_and(over) {
             self.episode = None;
         }
-        let lost = self.parts.iter().any(|p| p.state == State::Lost);
-        if self.episode.is_some() || !lost {
+        if self.episode.is_some() || self.lost == 0 {
             return false;
         }
         let flight = self.parts.iter().filter(|p| p.state != State::Arrived);
@@ -377,7 +418,7 @@ impl Sent {
         now: Duration,
         out: &mut VecDeque<BytesMut>,
     ) {
-        let Some(mut episode) = self.episode else {
+        let Some(mut episode) = self.episode.filter(|_| self.lost > 0) else {
             return;
         };
         let flying = self.parts.iter().filter(|p| p.state == State::Flying);
@@ -437,6 +478,7 @@ impl Sent {
     fn send_again(&mut self, index: usize, at: usize, now: Duration, out: &mut VecDeque<BytesMut>) {
         self.order += 1;
         let part = &mut self.parts[index];
+        self.lost -= usize::from(part.state == State::Lost);
         (part.order, part.at) = (self.order, now);
         (part.state, part.again) = (State::Flying, true);
         let end = at + part.length;
@@ -480,7 +522,10 @@ fn size(number: u32) -> usize {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{super::super::segment::TCP, *};
+    use super::{
+        super::super::segment::{ACK, TCP},
+        *,
+    };
     use proptest::prelude::*;
 
     const FULL: usize = 100;
@@ -540,7 +585,7 @@ mod tests {
         }
 
         /// By offsets from the first byte.
-        fn hears(&mut self, ack: u32, block: Option<(u32, u32)>) -> Verdict {
+        fn hears(&mut self, ack: u32, block: Option<(u32, u32)>) -> Heard {
             let block = block.map(|(begin, end)| (number(begin), number(end)));
             let packet = packet(ACK, 0, number(ack), block, &[]);
             let segment = Segment::parse(&packet).unwrap();
@@ -570,7 +615,7 @@ mod tests {
         }
     }
 
-    const QUIET: Verdict = Verdict {
+    const QUIET: Heard = Heard {
         deliver: false,
         reduce: false,
     };
@@ -644,6 +689,28 @@ mod tests {
     }
 
     #[test]
+    fn what_tcp_does_not_know_to_be_acknowledged_or_has_more_to_say_with_passes() {
+        let mut stream = Stream::with(4);
+        stream.now += TRIP;
+        stream.hears(200, Some((300, 400)));
+        // TCP did not take that acknowledgement.
+        assert!(stream.tcp(number(100), &[1; FULL]));
+        assert!(!stream.tcp(number(300), &[3; FULL]));
+        let news = packet(ACK, number(300), 99, None, &[3; FULL]);
+        let segment = Segment::parse(&news).unwrap();
+        assert!(stream.sent.record(&segment, FULL, stream.now));
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_out_of_sight_makes_no_copies_without_bound() {
+        let mut stream = Stream::with(0);
+        for index in 0..30_000 {
+            stream.tcp(number(index * 100), &[1; FULL]);
+            assert!(stream.sent.data.len() <= STREAM_BUFFER + FULL);
+        }
+    }
+
+    #[test]
     fn a_peer_that_is_heard_again_after_an_outage_is_sent_what_is_old() {
         let mut stream = Stream::with(3);
         assert!(stream.hears(0, None).deliver);
@@ -694,6 +761,8 @@ mod tests {
                 }
                 let held: usize = stream.sent.parts.iter().map(|p| p.length).sum();
                 prop_assert_eq!(held, stream.sent.data.len());
+                let lost = stream.sent.parts.iter().filter(|p| p.state == State::Lost).count();
+                prop_assert_eq!(lost, stream.sent.lost);
                 prop_assert!(stream.again().len() <= 40);
             }
         }
