@@ -15,8 +15,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
+    first_contact::ticket,
     json::Schemas,
-    world::{Ended, QUORATE, Running, output, python},
+    world::{Ended, QUORATE, Running, World, eventually, output, python},
 };
 
 /// `quorate` with a home of its own.
@@ -156,6 +157,58 @@ fn a_relay_runs_is_found_good_and_ends_when_it_is_told_to() {
     relay.end_within(Duration::from_secs(10)).assert_done();
 }
 
+/// How many reservations a relay has granted.
+fn reservations(line: &Value) -> u32 {
+    let metrics = page(line["metrics"].as_str().unwrap(), "/metrics");
+    let total = "quorate_relay_reservations_total ";
+    let total = metrics.lines().find_map(|l| l.strip_prefix(total));
+    total.unwrap().parse().unwrap()
+}
+
+#[test]
+fn parties_meet_at_a_relay_whose_name_is_in_the_invitation() {
+    let home = tempfile::tempdir().unwrap();
+    let (relay, line) = started(home.path(), free_port());
+    let address = line["addresses"][0].as_str().unwrap();
+    let name = address.replacen("/ip4/127.0.0.1", "/dns4/localhost", 1);
+    assert!(name.starts_with("/dns4/localhost/"), "{address}");
+
+    let world = World::new(&["noord", "sud", "ost"]);
+    let file = world.invite_with(&["--relay", &name], "mpyc:secretsanta", &["3"]);
+    let start = |index| Running::start(world.join(index, &file));
+    let waiting = [start(0), start(1)];
+    eventually("both have a place at the relay", || {
+        reservations(&line) >= 2
+    });
+    let last = start(2);
+    for party in waiting.into_iter().chain([last]) {
+        let ended = party.end();
+        ended.assert_done();
+        assert!(!ended.stderr.contains("is not used"), "{}", ended.stderr);
+    }
+
+    // A ticket has the address: nobody looks up a name because a ticket says so.
+    let before = reservations(&line);
+    let mut invite = world.quorate(0);
+    invite
+        .args(["invite", "mpyc:secretsanta", "--local", "--seats", "3"])
+        .args(["--admit", "all", "--relay", &name, "--python"])
+        .arg(python())
+        .args(["--", "3"]);
+    let inviter = Running::start(invite);
+    let mut verify = world.quorate(1);
+    verify.args(["--json", "verify", &ticket(&inviter)]);
+    let verified = output(verify);
+    verified.assert_done();
+    let hint = format!("{address}/p2p-circuit");
+    assert!(verified.stdout.contains(&hint), "{}", verified.stdout);
+    eventually("the lobby has a place", || reservations(&line) > before);
+    inviter.signal(Signal::INT);
+    inviter.end();
+    relay.signal(Signal::TERM);
+    relay.end_within(Duration::from_secs(10)).assert_done();
+}
+
 #[test]
 fn a_service_is_printed_with_the_options_that_were_checked() {
     let home = tempfile::tempdir().unwrap();
@@ -209,6 +262,19 @@ fn wrong_addresses_of_relays_are_refused_with_a_next_step() {
     for address in ["relay.example", "/ip4/127.0.0.1", "/ip4/127.0.0.1/udp/1"] {
         output(quorate(home.path(), &["relay", "check", address])).assert_refused("E_USAGE", 2);
     }
+    // A name that leads nowhere, or to where no name may lead.
+    let peer = "12D3KooWDFXiHd5vZo96K6Z27XH74URUXMRKPHAzwxyj5u6ptkcg";
+    let there = format!("/dns4/localhost/tcp/4001/p2p/{peer}");
+    let led = output(quorate(home.path(), &["relay", "check", &there]));
+    led.assert_refused("E_NO_PATH", 71);
+    for words in [
+        "the name localhost leads to 127.0.0.1",
+        "getent ahosts localhost",
+    ] {
+        assert!(led.stderr.contains(words), "{words}: {}", led.stderr);
+    }
+    let no_name = format!("/dns4/127.1/tcp/4001/p2p/{peer}");
+    output(quorate(home.path(), &["relay", "check", &no_name])).assert_refused("E_USAGE", 2);
     let args = ["relay", "run", "--only", "--listen", "/ip4/127.0.0.1/udp/1"];
     output(quorate(home.path(), &args)).assert_refused("E_ADDRESS", 76);
     let args = ["relay", "run", "--port", "0", "--metrics", "0.0.0.0:0"];

@@ -112,6 +112,11 @@ impl World {
 
     /// Party 0 invites the others.
     pub fn invite(&self, program: &str, public: &[&str]) -> PathBuf {
+        self.invite_with(&[], program, public)
+    }
+
+    /// As [`invite`](Self::invite), with more options.
+    pub fn invite_with(&self, options: &[&str], program: &str, public: &[&str]) -> PathBuf {
         let file = self.path(&format!("{}.quorate", fastrand(self.folder.path())));
         let others: Vec<_> = (1..self.names.len())
             .map(|i| format!("{}={}", self.names[i], self.dids[i]))
@@ -126,8 +131,9 @@ impl World {
                 &self.names[0],
                 "--with",
                 &others.join(","),
-                "--out",
             ])
+            .args(options)
+            .arg("--out")
             .arg(&file);
         let invited = command.arg("--").args(public).output().unwrap();
         assert!(

@@ -23,7 +23,7 @@ use libp2p::{
 };
 use quorate_identity::{DidKeyResolver, Digest, Resolver, SigningKey, UnixTime, Verified, sign};
 use quorate_node::overlay::{
-    Scope,
+    Names, Scope,
     dht::{Answer, Dht, DhtConfig, Node, NodeConfig, NodeStatus},
 };
 use quorate_session::{
@@ -168,6 +168,7 @@ impl Party {
             seed: random(),
         };
         let (dht, answers) = Dht::start(&DhtConfig {
+            names: Names::default(),
             scope: Scope::Local,
             nodes,
         })

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use quorate_path::stun::Request;
 use quorate_session::relay::Announcement;
 use tokio::{net::UdpSocket, task::JoinSet};
@@ -20,7 +21,11 @@ use tokio::{net::UdpSocket, task::JoinSet};
 use super::{MAX_RELAYS, ms};
 use crate::{
     Finding,
-    overlay::relay_probe::{Reached, both_transports, parts, reach},
+    overlay::{
+        Names, Scope,
+        relay_probe::{Reached, both_transports, parts, reach},
+        written_out,
+    },
     party::clock,
     portmap::{self, Method, Obstacle, Transport, Wish},
     relay::{ask_for, ask_stun},
@@ -34,6 +39,8 @@ const CLOCK_TOLERANCE_SECONDS: i64 = 120;
 /// One relay, looked at over both transports.
 struct Seen {
     ip: IpAddr,
+    /// Why its name leads nowhere.
+    name: Option<String>,
     quic: Result<Reached, String>,
     tcp: Result<Reached, String>,
 }
@@ -83,20 +90,47 @@ async fn with_relays(relays: &[String]) -> Vec<Finding> {
 async fn look(relays: &[String]) -> Vec<Seen> {
     let mut tasks = JoinSet::new();
     for (n, relay) in relays.iter().take(MAX_RELAYS).enumerate() {
-        let Ok((ip, _, _)) = parts(relay) else {
-            continue;
-        };
-        let Ok([quic, tcp]) = both_transports(relay) else {
-            continue;
-        };
+        let relay = relay.clone();
         tasks.spawn(async move {
-            let (quic, tcp) = tokio::join!(reach(&quic), reach(&tcp));
-            (n, Seen { ip, quic, tcp })
+            let seen = look_at(&relay).await;
+            (n, seen)
         });
     }
     let mut seen = tasks.join_all().await;
     seen.sort_by_key(|(n, _)| *n);
     seen.into_iter().map(|(_, seen)| seen).collect()
+}
+
+/// One relay; of one known by name, the first address that answers.
+async fn look_at(relay: &str) -> Seen {
+    let not_tried = || Err("not tried".to_owned());
+    let nowhere = |name| Seen {
+        ip: Ipv4Addr::UNSPECIFIED.into(),
+        name,
+        quic: not_tried(),
+        tcp: not_tried(),
+    };
+    let addresses = match written_out(relay, &Names::default(), Scope::Lan).await {
+        Ok(addresses) => addresses,
+        Err(why) => return nowhere(Some(why)),
+    };
+    let all = addresses.iter().map(|address| async move {
+        let (ip, _, _) = parts(address)?;
+        let [quic, tcp] = both_transports(address)?;
+        let (quic, tcp) = tokio::join!(reach(&quic), reach(&tcp));
+        Ok::<_, String>(Seen {
+            ip,
+            name: None,
+            quic,
+            tcp,
+        })
+    });
+    let mut all: Vec<Seen> = join_all(all).await.into_iter().flatten().collect();
+    let answers = all.iter().position(|s| s.quic.is_ok() || s.tcp.is_ok());
+    if all.is_empty() {
+        return nowhere(None);
+    }
+    all.swap_remove(answers.unwrap_or(0))
 }
 
 fn relay(number: usize, seen: &Seen) -> Finding {
@@ -105,6 +139,14 @@ fn relay(number: usize, seen: &Seen) -> Finding {
         .filter(|(_, answer)| answer.is_ok())
         .map(|(word, _)| word)
         .collect();
+    if seen.name.is_some() {
+        // The name itself stays out: the report goes to others.
+        return Finding::fail(
+            "relay",
+            format!("relay {number}: its name leads to no address that can be dialled"),
+            "see what getent ahosts NAME says on this machine, or name the relay by its IP address",
+        );
+    }
     if over.is_empty() {
         let impostor = [&seen.quic, &seen.tcp].into_iter().any(|r| {
             r.as_ref()

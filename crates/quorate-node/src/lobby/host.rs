@@ -14,7 +14,7 @@ use super::own_address;
 use crate::{
     Fault,
     contact::{self, Notice, Running, Told},
-    overlay::{OverlayConfig, Purpose, Reach, Relaying, Scope},
+    overlay::{OverlayConfig, Purpose, Reach, Relaying, Scope, written_out},
     party::clock,
 };
 
@@ -217,11 +217,15 @@ pub async fn host(config: HostConfig) -> Result<(HostHandle, mpsc::Receiver<Host
     )?
     .knowing(contacts);
     // The guest adds whom it looks for: that is in the ticket anyway.
-    let circuit = reach
-        .relays
-        .first()
-        .filter(|_| reach.relaying != Relaying::Never)
-        .map(|relay| format!("{relay}/p2p-circuit"));
+    let relay = reach.relays.first();
+    let circuit = match relay.filter(|_| reach.relaying != Relaying::Never) {
+        // Guests look up no name that a ticket alone names. What is wrong with one, the overlay says.
+        Some(relay) => written_out(relay, &reach.names, scope)
+            .await
+            .ok()
+            .and_then(|all| Some(format!("{}/p2p-circuit", all.first()?))),
+        None => None,
+    };
     let (overlay, incoming) = contact::open(OverlayConfig {
         secret: overlay_secret,
         scope,

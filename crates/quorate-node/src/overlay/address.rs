@@ -5,7 +5,8 @@
 //!   /ip4|ip6/…/udp/PORT/quic-v1 [/p2p/PEER]                direct
 //!   one of both /p2p/RELAY/p2p-circuit [/p2p/PEER]         over a relay
 //! ```
-//! Names (`/dns4`) are refused: resolving one would ask a third party.
+//! Names (`/dns4`) are refused here: whoever could name one would make us ask for it. Those of relays that the user or the
+//! invitation names are looked up, see `names`.
 //!
 //! Security: provides that under [`Scope::Local`] nothing but loopback is ever dialled, whoever
 //! named the address (a hint, a beacon, the caller), relays included. Does not provide: any meaning of the
@@ -60,7 +61,7 @@ impl Endpoint {
             Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
             Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
             Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)) => {
-                return Err("names are not resolved, write the IP address");
+                return Err("only names of relays that you or the invitation names are looked up");
             }
             _ => return Err("must begin with /ip4/… or /ip6/…"),
         };
@@ -123,6 +124,14 @@ impl Endpoint {
             relay: Some(relay),
             peer,
             ..self.clone()
+        }
+    }
+
+    /// All of it, with the peer that is expected.
+    pub fn text(&self) -> String {
+        match self.peer {
+            Some(peer) => self.address.clone().with(Protocol::P2p(peer)).to_string(),
+            None => self.address.to_string(),
         }
     }
 

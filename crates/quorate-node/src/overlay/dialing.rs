@@ -214,6 +214,39 @@ impl Dialing {
         true
     }
 
+    /// As [`hint`](Self::hint), for the circuits to `peer` over `relay`, which take the place of earlier ones.
+    pub fn hint_over(
+        &mut self,
+        relay: PeerId,
+        peer: PeerId,
+        circuits: Vec<Endpoint>,
+        now: Instant,
+    ) -> bool {
+        let over = |t: &&mut Target| {
+            let mut all = t.endpoints.iter();
+            all.all(|e| (e.relay, e.peer) == (Some(relay), Some(peer)))
+        };
+        let circuits = VecDeque::from(circuits);
+        if let Some(known) = self.hints.iter_mut().find(over) {
+            if known.endpoints != circuits {
+                known.endpoints = circuits;
+                known.failures = 0;
+                known.due = known.due.min(now);
+            }
+            return true;
+        }
+        let Some(first) = circuits.front() else {
+            return false;
+        };
+        if self.hints.len() >= MAX_HINTS {
+            return false;
+        }
+        let mut target = Target::new(first.clone(), now);
+        target.endpoints = circuits;
+        self.hints.push(target);
+        true
+    }
+
     /// Remembers addresses of `peer`, due after `delay` if they tell something new; what a hint
     /// says already is left to the hint.
     pub fn learn(

@@ -36,6 +36,7 @@ mod lanes;
 mod link;
 mod multiplex;
 mod muxer;
+mod names;
 mod network;
 mod pass;
 mod pulse;
@@ -76,6 +77,7 @@ pub use lanes::{
 };
 pub use link::{CLOSE_GRACE, LINK_QUEUE_BYTES, LINK_QUEUE_FRAMES};
 pub use multiplex::MAX_STREAMS;
+pub use names::{MAX_LOOKUPS, MAX_PER_FAMILY, Names, RESOLVE_WAIT};
 pub use relay_node::{
     External, Guests, Listen, RelayConfig, RelayLimits, RelayNode, RelayRefusal, RelayStatus,
 };
@@ -130,8 +132,11 @@ pub enum Relaying {
 /// Through which relays somebody can be reached, and reaches others.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// Relays to be reachable through, as multiaddr text with `/p2p/RELAY`.
+    /// Relays to be reachable through, as multiaddr text with `/p2p/RELAY`; of the user or of a signed invitation, as
+    /// their names are looked up.
     pub relays: Vec<String>,
+    /// Where.
+    pub names: Names,
     /// Which relays may be used at all.
     pub relaying: Relaying,
     /// Whether the router may be asked to forward ports to this party.
@@ -172,8 +177,31 @@ impl Reach {
 
 /// Whether this is the address of a relay as it is written for `--relay`, and may be dialled in `scope`.
 pub fn check_relay(address: &str, scope: Scope) -> Result<(), &'static str> {
-    let endpoint = address::Endpoint::parse(address, scope)?;
-    relays::check(&endpoint).map(|_| ())
+    match names::Place::parse(address, scope)? {
+        names::Place::At(endpoint) => relays::check(&endpoint),
+        names::Place::Named(named) => relays::check(named.shape()),
+    }
+    .map(|_| ())
+}
+
+/// Whether this is an address, with or without a name in it, that may be dialled in `scope`.
+pub(crate) fn check_address(address: &str, scope: Scope) -> Result<(), &'static str> {
+    names::Place::parse(address, scope).map(|_| ())
+}
+
+/// The address of a relay with IP addresses in place of a name, those of IPv4 first; itself, if there is no name in it.
+pub(crate) async fn written_out(
+    address: &str,
+    names: &Names,
+    scope: Scope,
+) -> Result<Vec<String>, String> {
+    let named = match names::Place::parse(address, scope)? {
+        names::Place::At(_) => return Ok(vec![address.trim().to_owned()]),
+        names::Place::Named(named) => named,
+    };
+    let mut found = names.find(&named, scope).await?;
+    found.sort_by_key(|endpoint| endpoint.ip.is_ipv6());
+    Ok(found.iter().map(address::Endpoint::text).collect())
 }
 
 /// What an overlay is started with.

@@ -1,7 +1,7 @@
 //! Which relays to connect with, where to have reservations, and which one to use next.
 //!
 //! ```text
-//!   waiting ──due──► dialing ──► connected ──► asked ──► held (renewed by libp2p)
+//!   waiting ──due──► (looked up ──►) dialing ──► connected ──► asked ──► held (renewed by libp2p)
 //!      ▲ backoff        │failed      ▲ backoff   │refused   │lost
 //!      └────────────────┴── closed ──┴───────────┴──────────┘
 //! ```
@@ -31,6 +31,7 @@ use quorate_session::relay::{Announcement, Limits};
 use super::{
     address::{Endpoint, Way},
     dialing::{BACKOFF_FIRST, BACKOFF_MAX, Jitter},
+    names::Named,
 };
 
 /// Relays named by the user or the session.
@@ -43,6 +44,10 @@ pub const MAX_PARTY_RELAYS: usize = 4;
 pub(super) const MAX_RELAY_ADDRESSES: usize = 6;
 /// Relays with a reservation of ours.
 pub const MAX_RESERVATIONS: usize = 3;
+/// A relay whose name is not found sooner gives its place to the next one meanwhile.
+const LOOKUP_HOLDS: Duration = Duration::from_secs(1);
+/// A relay is dialled within this time after its name was looked up, or the name is looked up again.
+const FRESH_FOR: Duration = Duration::from_secs(10);
 /// A relay on which a lane fell silent comes last in the choice for this long.
 const SUSPECT_FOR: Duration = Duration::from_secs(30);
 /// Round-trip time that counts for a relay before it is measured.
@@ -72,6 +77,8 @@ pub struct KnownRelay {
 /// What the overlay should do now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// Find out where these names of a relay lead.
+    LookUp { relay: PeerId, names: Vec<Named> },
     /// Connect with the relay at any of these.
     Dial {
         relay: PeerId,
@@ -85,6 +92,8 @@ pub(super) enum Action {
 enum State {
     /// Not connected, and not to be before its time.
     Waiting,
+    /// Where its names lead is being asked since then.
+    LookedUp(Instant),
     Dialing(ConnectionId),
     /// Connected; a reservation is not to be asked for before its time.
     Connected,
@@ -94,7 +103,12 @@ enum State {
 
 struct Relay {
     peer: PeerId,
+    /// Where it is: as it was written, and where its names led the last time.
     endpoints: Vec<Endpoint>,
+    written: Vec<Endpoint>,
+    names: Vec<Named>,
+    /// What the names said last counts for a dial until then.
+    fresh: Option<Instant>,
     own: bool,
     /// The party that serves as this relay.
     of: Option<PeerId>,
@@ -110,6 +124,31 @@ struct Relay {
 }
 
 impl Relay {
+    fn new(peer: PeerId, now: Instant) -> Self {
+        Self {
+            peer,
+            endpoints: Vec::new(),
+            written: Vec::new(),
+            names: Vec::new(),
+            fresh: None,
+            own: false,
+            of: None,
+            connections: Vec::new(),
+            state: State::Waiting,
+            due: now,
+            failures: 0,
+            rtt: None,
+            said: None,
+            suspect: None,
+            settled: false,
+        }
+    }
+
+    /// Whether its names have to be looked up before it is dialled.
+    fn is_stale(&self, now: Instant) -> bool {
+        !self.names.is_empty() && self.fresh.is_none_or(|until| until <= now)
+    }
+
     /// Whether we want to be reachable through it.
     fn reserves(&self) -> bool {
         self.own || self.of.is_some()
@@ -196,6 +235,20 @@ impl Relays {
         Ok(peer)
     }
 
+    /// Adds a name of an own relay.
+    pub fn add_named(&mut self, named: Named, now: Instant) -> Result<PeerId, &'static str> {
+        let peer = check(named.shape())?;
+        let own = self.all.iter().filter(|r| r.own && r.peer != peer).count();
+        if own >= MAX_OWN_RELAYS {
+            return Err("there are too many relays");
+        }
+        let relay = self.entry(peer, true, now);
+        if !relay.names.contains(&named) && relay.names.len() < MAX_RELAY_ADDRESSES {
+            relay.names.push(named);
+        }
+        Ok(peer)
+    }
+
     /// Notes the relay of a circuit that leads to somebody. The second one is a relay that
     /// had to make room.
     pub fn add_foreign(
@@ -266,35 +319,33 @@ impl Relays {
 
     fn add(&mut self, peer: PeerId, mut endpoint: Endpoint, own: bool, now: Instant) {
         endpoint.peer = None;
-        if let Some(known) = self.look_mut(&peer) {
-            // Whoever names a foreign relay has no say in where an own one is.
-            if own && !known.own {
-                known.endpoints.clear();
-            }
-            let allowed = own || !known.own;
-            if allowed
-                && !known.endpoints.contains(&endpoint)
-                && known.endpoints.len() < MAX_RELAY_ADDRESSES
-            {
-                known.endpoints.push(endpoint);
-            }
-            known.own |= own;
+        let relay = self.entry(peer, own, now);
+        // Whoever names a foreign relay has no say in where an own one is.
+        let allowed = own || !relay.own;
+        if !allowed || relay.endpoints.len() >= MAX_RELAY_ADDRESSES {
             return;
         }
-        self.all.push(Relay {
-            peer,
-            endpoints: vec![endpoint],
-            own,
-            of: None,
-            connections: Vec::new(),
-            state: State::Waiting,
-            due: now,
-            failures: 0,
-            rtt: None,
-            said: None,
-            suspect: None,
-            settled: false,
+        if own && !relay.written.contains(&endpoint) {
+            relay.written.push(endpoint.clone());
+        }
+        if !relay.endpoints.contains(&endpoint) {
+            relay.endpoints.push(endpoint);
+        }
+    }
+
+    /// The relay to which an address is added.
+    fn entry(&mut self, peer: PeerId, own: bool, now: Instant) -> &mut Relay {
+        let at = self.all.iter().position(|r| r.peer == peer);
+        let at = at.unwrap_or_else(|| {
+            self.all.push(Relay::new(peer, now));
+            self.all.len() - 1
         });
+        let relay = &mut self.all[at];
+        if own && !relay.own {
+            relay.endpoints.clear();
+        }
+        relay.own |= own;
+        relay
     }
 
     /// These may learn the user's DID.
@@ -348,8 +399,13 @@ impl Relays {
             return peer.to_string();
         };
         // The same one at both ends of a pair that knows the same addresses, in whatever order.
+        let name = relay.names.iter().map(|named| &named.host).min();
         let host = relay.endpoints.iter().map(|e| e.ip).min();
-        let host = host.map_or_else(|| peer.to_string(), |ip| ip.to_string());
+        let host = match (name, host) {
+            (Some(name), _) => name.clone(),
+            (None, Some(ip)) => ip.to_string(),
+            (None, None) => peer.to_string(),
+        };
         match relay.said.as_ref().and_then(|said| said.name.as_deref()) {
             // A quote in it must not end the quotes around it.
             Some(name) => format!("\"{}\" ({host})", name.replace('"', "'")),
@@ -420,6 +476,12 @@ impl Relays {
         let mut all = self.all.iter();
         let relay = all.find(|r| r.own && waiting(r));
         let relay = relay.or_else(|| self.all.iter().find(waiting))?;
+        if relay.is_stale(now) {
+            return Some(Action::LookUp {
+                relay: relay.peer,
+                names: relay.names.clone(),
+            });
+        }
         Some(Action::Dial {
             relay: relay.peer,
             addresses: relay.endpoints.iter().map(|e| e.address.clone()).collect(),
@@ -433,12 +495,13 @@ impl Relays {
         }
         let room = self.room(now);
         let all = self.all.iter().filter(|r| r.reserves());
-        all.filter(|r| match r.state {
-            State::Waiting => room(r),
-            State::Connected => self.is_settled(r),
-            _ => false,
+        all.filter_map(|r| match r.state {
+            State::Waiting if room(r) => Some(r.due),
+            State::Connected if self.is_settled(r) => Some(r.due),
+            // It holds its place no longer then.
+            State::LookedUp(since) => Some(since + LOOKUP_HOLDS).filter(|at| *at > now),
+            _ => None,
         })
-        .map(|r| r.due)
         .min()
     }
 
@@ -461,15 +524,55 @@ impl Relays {
         let all = self.all.iter().filter(|r| kind(r));
         all.filter(|r| match r.state {
             State::Waiting => false,
+            State::LookedUp(since) => now < since + LOOKUP_HOLDS,
             State::Connected => r.due <= now,
             State::Dialing(_) | State::Asked(_) | State::Held(_) => true,
         })
         .count()
     }
 
+    /// The names of a relay are being looked up.
+    pub fn looking_up(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(relay) = self.look_mut(peer) {
+            relay.state = State::LookedUp(now);
+        }
+    }
+
+    /// Where its names lead, if that is known. What they said before is used where it is not.
+    pub fn looked_up(&mut self, peer: &PeerId, found: Option<Vec<Endpoint>>, now: Instant) {
+        let Self { all, jitter, .. } = self;
+        let Some(relay) = all.iter_mut().find(|r| r.peer == *peer) else {
+            return;
+        };
+        if let Some(found) = found {
+            let mut endpoints = relay.written.clone();
+            for mut endpoint in found {
+                endpoint.peer = None;
+                if !endpoints.contains(&endpoint) && endpoints.len() < MAX_RELAY_ADDRESSES {
+                    endpoints.push(endpoint);
+                }
+            }
+            relay.endpoints = endpoints;
+        }
+        if matches!(relay.state, State::LookedUp(_)) {
+            relay.state = State::Waiting;
+            if relay.endpoints.is_empty() {
+                relay.back_off(jitter, now);
+            } else {
+                relay.fresh = Some(now + FRESH_FOR);
+            }
+        }
+    }
+
+    /// Where an own relay is.
+    pub fn endpoints(&self, peer: &PeerId) -> &[Endpoint] {
+        self.look(peer).map_or(&[], |r| &r.endpoints)
+    }
+
     pub fn dialing(&mut self, peer: &PeerId, connection: ConnectionId) {
         if let Some(relay) = self.look_mut(peer) {
             relay.state = State::Dialing(connection);
+            relay.fresh = None;
         }
     }
 
@@ -494,7 +597,10 @@ impl Relays {
             return false;
         };
         relay.connections.push(connection);
-        if matches!(relay.state, State::Waiting | State::Dialing(_)) {
+        if matches!(
+            relay.state,
+            State::Waiting | State::LookedUp(_) | State::Dialing(_)
+        ) {
             relay.state = State::Connected;
             relay.due = now;
         }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use quorate_path::stun;
 use quorate_session::relay::{Access, Announcement};
 use tokio::{net::UdpSocket, time::timeout};
@@ -20,7 +21,11 @@ use tokio::{net::UdpSocket, time::timeout};
 use crate::{
     Finding,
     doctor::ms,
-    overlay::relay_probe::{self, Reached, both_transports, carry, parts, reach},
+    overlay::{
+        Names, Scope, check_address,
+        relay_probe::{self, Reached, both_transports, carry, parts, reach},
+        written_out,
+    },
     party::clock,
 };
 
@@ -54,9 +59,13 @@ pub struct Checked {
     pub announcement: Option<Announcement>,
 }
 
-/// Looks at the relay at `address`.
+/// Looks at the relay at `address`, in which its host may be named.
 pub async fn check(address: &str) -> Result<Checked, String> {
-    let siblings = both_transports(address)?;
+    check_with(address, &Names::default(), Scope::Lan).await
+}
+
+async fn check_with(address: &str, names: &Names, scope: Scope) -> Result<Checked, String> {
+    check_address(address, scope)?;
     let mut all = Checked {
         findings: Vec::new(),
         reachable: false,
@@ -65,15 +74,49 @@ pub async fn check(address: &str) -> Result<Checked, String> {
         rtt: None,
         announcement: None,
     };
-    let [quic, tcp] = &siblings;
-    let (over_quic, over_tcp) = tokio::join!(reach(quic), reach(tcp));
-    all.reached("quic", quic, over_quic);
-    all.reached("tcp", tcp, over_tcp);
-    if all.addresses.is_empty() {
-        return Ok(all);
+    let found = match written_out(address, names, scope).await {
+        Ok(found) => found,
+        Err(why) => {
+            let remedy =
+                "the name has to lead to the relay's public address, for IPv4 (A) or IPv6 (AAAA)";
+            all.findings.push(Finding::fail("name", why, remedy));
+            return Ok(all);
+        }
+    };
+    let is_named = found.first().is_none_or(|first| first != address.trim());
+    if is_named {
+        let ips: Vec<String> = found
+            .iter()
+            .filter_map(|address| Some(parts(address).ok()?.0.to_string()))
+            .collect();
+        let text = format!("the name leads to {}", ips.join(", "));
+        all.findings.push(Finding::ok("name", text));
     }
+    let mut siblings = Vec::new();
+    for address in &found {
+        siblings.push(both_transports(address)?);
+    }
+    let all_at_once = siblings.iter().map(|[quic, tcp]| async move {
+        let answers = tokio::join!(reach(quic), reach(tcp));
+        (quic, tcp, answers)
+    });
+    let mut at = None;
+    for (quic, tcp, (over_quic, over_tcp)) in join_all(all_at_once).await {
+        if over_quic.is_ok() || over_tcp.is_ok() {
+            at = at.or(Some(quic));
+        }
+        let place = match parts(quic) {
+            Ok((ip, _, _)) if found.len() > 1 => format!("{ip} "),
+            _ => String::new(),
+        };
+        all.reached("quic", &place, quic, over_quic);
+        all.reached("tcp", &place, tcp, over_tcp);
+    }
+    let Some(at) = at else {
+        return Ok(all);
+    };
     all.reachable = true;
-    all.announced(address).await;
+    all.announced(at).await;
     let through = all.addresses[0].clone();
     let carried = carry(&through, TEST_BYTES).await;
     let named = carried
@@ -84,19 +127,37 @@ pub async fn check(address: &str) -> Result<Checked, String> {
     let peer = through.rsplit('/').next().unwrap_or_default();
     for other in named.into_iter().take(MAX_ADDRESSES) {
         let other = format!("{other}/p2p/{peer}");
-        if siblings.contains(&other) || all.addresses.contains(&other) {
+        if siblings.concat().contains(&other) || all.addresses.contains(&other) {
             continue;
         }
         let answer = reach(&other).await;
-        all.reached("also", &other, answer);
+        all.reached("also", "", &other, answer);
+    }
+    let is_reached = |written: &String| {
+        let plain = written.split("/p2p/").next().unwrap_or(written);
+        let that = format!("{plain}/p2p/{peer}");
+        all.addresses.contains(&that)
+    };
+    if is_named && found.iter().any(is_reached) {
+        // What users are given goes on working when the address changes.
+        let host = address.split("/p2p/").next().unwrap_or(address);
+        all.addresses
+            .insert(0, format!("{}/p2p/{peer}", host.trim()));
     }
     Ok(all)
 }
 
 impl Checked {
-    fn reached(&mut self, id: &'static str, address: &str, answer: Result<Reached, String>) {
+    /// `before` comes before the port, where there are several addresses.
+    fn reached(
+        &mut self,
+        id: &'static str,
+        before: &str,
+        address: &str,
+        answer: Result<Reached, String>,
+    ) {
         let (port, tcp) = parts(address).map_or((0, true), |(_, port, tcp)| (port, tcp));
-        let place = format!("{}/{port}", if tcp { "tcp" } else { "udp" });
+        let place = format!("{before}{}/{port}", if tcp { "tcp" } else { "udp" });
         match answer {
             Ok(reached) => {
                 let text = format!("{place} open, first answer after {}", ms(reached.took));
@@ -267,4 +328,68 @@ pub(crate) async fn ask_for(
         }
     }
     Err("no answer".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        overlay::{Listen, RelayConfig, RelayLimits},
+        relay::{Relay, RelayOptions},
+    };
+    use zeroize::Zeroizing;
+
+    #[tokio::test]
+    async fn a_relay_is_looked_at_behind_its_name_and_the_name_is_what_users_are_given() {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).expect("random");
+        let options = RelayOptions {
+            node: RelayConfig {
+                secret: Zeroizing::new(secret),
+                listen: vec![Listen {
+                    address: "/ip4/127.0.0.1/tcp/0".into(),
+                    required: true,
+                }],
+                external: Vec::new(),
+                limits: RelayLimits::default(),
+                name: None,
+                stun: Vec::new(),
+                allow: None,
+                guests: None,
+            },
+            stun: Some([0, 0]),
+            metrics: None,
+        };
+        let relay = Relay::start(options).await.expect("loopback works");
+        let written = relay.status().addresses[0].clone();
+        let named = written.replacen("/ip4/127.0.0.1", "/dns/relay.localhost", 1);
+        // Nobody answers at the first address.
+        let there = vec![[127, 0, 0, 9].into(), [127, 0, 0, 1].into()];
+        let names = Names::by(move |_| {
+            let there = there.clone();
+            Box::pin(async move { Ok(there) })
+        });
+        let checked = check_with(&named, &names, Scope::Local)
+            .await
+            .expect("valid");
+        assert!(checked.usable, "{:?}", checked.findings);
+        assert_eq!(checked.addresses, [named.clone(), written]);
+        let said = |text: &str| checked.findings.iter().any(|f| f.text == text);
+        assert!(
+            said("the name leads to 127.0.0.9, 127.0.0.1"),
+            "{:?}",
+            checked.findings
+        );
+
+        let names = Names::by(|_| Box::pin(async { Err("no such name".into()) }));
+        let checked = check_with(&named, &names, Scope::Local)
+            .await
+            .expect("valid");
+        assert!(!checked.reachable && checked.addresses.is_empty());
+        let why = &checked.findings[0].text;
+        assert!(
+            why.contains("relay.localhost is not found: no such name"),
+            "{why}"
+        );
+    }
 }

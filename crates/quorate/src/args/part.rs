@@ -22,7 +22,8 @@ pub struct PartArgs {
     /// Address of another party, such as /ip4/192.168.1.7/tcp/40123; repeat for more.
     #[arg(long, value_name = "ADDR", help_heading = "Taking part")]
     pub at: Vec<String>,
-    /// Relay to be reachable through, such as /ip4/203.0.113.9/udp/4001/quic-v1/p2p/12D3Koo…; repeat for more.
+    /// Relay to be reachable through, such as /ip4/203.0.113.9/udp/4001/quic-v1/p2p/12D3Koo… or
+    /// /dns4/relay.example.org/tcp/4001/p2p/12D3Koo…; repeat for more.
     /// Without it: QUORATE_RELAY, or else the lines of the file `relays` beside your contacts. Who invites also
     /// names them to the others.
     #[arg(long, value_name = "ADDR", help_heading = "Network")]

@@ -26,7 +26,7 @@ pub enum RelayAction {
     Run(Box<RelayRunArgs>),
     /// Look at a relay from outside: ports, clock, limits, a circuit through it.
     Check {
-        /// Its address, `/ip4/…/tcp/…/p2p/…`.
+        /// Its address, `/ip4/…/tcp/…/p2p/…` or `/dns4/NAME/tcp/…/p2p/…`.
         #[arg(value_name = "ADDR")]
         address: String,
     },

@@ -137,7 +137,7 @@ impl Orders {
                 },
                 map_ports: !self.no_port_mapping,
                 passes: self.relay_passes.clone(),
-                key: None,
+                ..Reach::default()
             },
             network: self.network.clone(),
             private_args: self.private_args.clone(),

@@ -106,7 +106,7 @@ pub fn of(part: &PartArgs, home: &Home) -> Result<Reach, Failure> {
         },
         map_ports: !part.no_port_mapping,
         passes,
-        key: None,
+        ..Reach::default()
     })
 }
 

@@ -35,10 +35,18 @@ use libp2p::{
     tcp, yamux,
 };
 use quorate_session::{limits::MAX_RENDEZVOUS_ANSWERS, rendezvous::Kept};
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep_until};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::sleep_until,
+};
 
 use super::behaviour::{Behaviour, Extent};
-use crate::overlay::{OverlayError, Scope, address::Endpoint};
+use crate::overlay::{
+    Names, OverlayError, Scope,
+    address::Endpoint,
+    names::{Named, Place},
+};
 
 /// Orders waiting for the task.
 const ORDER_QUEUE: usize = 64;
@@ -52,6 +60,8 @@ const MAX_NODES: usize = 16;
 const BEGIN_WAIT: Duration = Duration::from_secs(4);
 /// An identity is not used longer than this.
 const IDENTITY_LIFETIME: Duration = Duration::from_hours(1);
+/// Where the names of nodes lead is asked again after this time.
+const LOOK_UP_AGAIN: Duration = Duration::from_mins(5);
 /// A connection without a query is kept for this long.
 const IDLE_WAIT: Duration = Duration::from_secs(20);
 /// A connection must be there within this time.
@@ -64,8 +74,11 @@ const MAX_CONNECTIONS: u32 = 96;
 pub struct DhtConfig {
     /// Where nodes may be.
     pub scope: Scope,
-    /// Nodes to begin with, as multiaddr text with `/p2p/PEER`.
+    /// Nodes to begin with, as multiaddr text with `/p2p/PEER`; of the user or of a signed invitation, as their names are
+    /// looked up.
     pub nodes: Vec<String>,
+    /// Where.
+    pub names: Names,
 }
 
 /// What became of an order.
@@ -149,6 +162,10 @@ impl Dht {
             begun: Instant::now(),
             is_acquainted: false,
             nodes: Vec::new(),
+            named: Vec::new(),
+            names: config.names.clone(),
+            lookups: JoinSet::new(),
+            looked_up: Instant::now(),
             scope: config.scope,
             waiting: Vec::new(),
             queries: HashMap::new(),
@@ -157,6 +174,7 @@ impl Dht {
             known: (0, 0),
             notes: Vec::new(),
         };
+        // Lookups need the runtime, in which this is called.
         task.name(&config.nodes);
         task.acquaint();
         let task = tokio::spawn(task.run(receiver));
@@ -276,11 +294,24 @@ struct UnderWay {
     answered: u32,
 }
 
+/// Where a named node is.
+struct Known {
+    peer: PeerId,
+    address: Multiaddr,
+    /// Which of the names leads there.
+    by_name: Option<usize>,
+}
+
 struct Task {
     swarms: Swarms,
     begun: Instant,
     is_acquainted: bool,
-    nodes: Vec<(PeerId, Multiaddr)>,
+    nodes: Vec<Known>,
+    /// Nodes that are known by name, and the names that are being looked up.
+    named: Vec<Named>,
+    names: Names,
+    lookups: JoinSet<(usize, Result<Vec<Endpoint>, String>)>,
+    looked_up: Instant,
     scope: Scope,
     waiting: Vec<Order>,
     queries: HashMap<(Way, QueryId), u64>,
@@ -303,6 +334,9 @@ impl Task {
                     Some(Order::Stop) | None => return,
                     Some(order) => self.on_order(order),
                 },
+                Some(found) = self.lookups.join_next() => if let Ok((name, found)) = found {
+                    self.on_looked_up(name, found);
+                },
                 (way, event) = self.swarms.next() => self.on_swarm(way, event),
                 () = sleep_until(begin.into()), if holds => self.begin(),
                 () = self.answers.closed() => return,
@@ -313,29 +347,90 @@ impl Task {
     fn name(&mut self, nodes: &[String]) {
         for text in nodes {
             let shown: String = text.chars().take(80).collect();
-            match Endpoint::parse(text, self.scope) {
-                Ok(endpoint) if endpoint.relay.is_some() => self
-                    .notes
-                    .push(format!("the node {shown:?} is not asked: it is a circuit")),
-                Ok(Endpoint {
-                    peer: Some(peer),
-                    address,
-                    ..
-                }) => {
-                    if self.nodes.len() < MAX_NODES
-                        && !self.nodes.contains(&(peer, address.clone()))
-                    {
-                        self.nodes.push((peer, address));
+            let place = Place::parse(text, self.scope).and_then(|place| {
+                let shape = match &place {
+                    Place::At(endpoint) => endpoint,
+                    Place::Named(named) => named.shape(),
+                };
+                match (shape.relay, shape.peer) {
+                    (Some(_), _) => Err("it is a circuit"),
+                    (None, None) => Err("/p2p/PEER is missing"),
+                    (None, Some(_)) => Ok(place),
+                }
+            });
+            match place {
+                Ok(Place::At(endpoint)) => self.add(endpoint, None),
+                Ok(Place::Named(named)) => {
+                    if self.named.len() < MAX_NODES && !self.named.contains(&named) {
+                        self.look_up(self.named.len(), named.clone());
+                        self.named.push(named);
                     }
                 }
-                Ok(_) => self.notes.push(format!(
-                    "the node {shown:?} is not asked: /p2p/PEER is missing"
-                )),
                 Err(why) => self
                     .notes
                     .push(format!("the node {shown:?} is not asked: {why}")),
             }
         }
+    }
+
+    fn add(&mut self, endpoint: Endpoint, by_name: Option<usize>) {
+        let Endpoint {
+            peer: Some(peer),
+            address,
+            ..
+        } = endpoint
+        else {
+            return;
+        };
+        let is_it = |known: &Known| known.peer == peer && known.address == address;
+        if self.nodes.len() < MAX_NODES && !self.nodes.iter().any(is_it) {
+            self.nodes.push(Known {
+                peer,
+                address,
+                by_name,
+            });
+        }
+    }
+
+    fn look_up(&mut self, name: usize, named: Named) {
+        let (names, scope) = (self.names.clone(), self.scope);
+        self.looked_up = Instant::now();
+        self.lookups.spawn(async move {
+            let found = names.find(&named, scope).await;
+            (name, found)
+        });
+    }
+
+    /// What a name said before is used where it says nothing now.
+    fn on_looked_up(&mut self, name: usize, found: Result<Vec<Endpoint>, String>) {
+        match found {
+            Ok(found) => {
+                self.nodes.retain(|known| known.by_name != Some(name));
+                for endpoint in found {
+                    self.add(endpoint, Some(name));
+                }
+                self.acquaint();
+            }
+            Err(why) => {
+                let known = self.nodes.iter().any(|known| known.by_name == Some(name));
+                if !known {
+                    self.notes.push(format!("a node is not asked: {why}"));
+                }
+            }
+        }
+    }
+
+    /// Asks again, now and then, where the names lead.
+    fn look_up_again(&mut self) {
+        if self.lookups.is_empty() && self.looked_up.elapsed() >= LOOK_UP_AGAIN {
+            for (name, named) in self.named.clone().into_iter().enumerate() {
+                self.look_up(name, named);
+            }
+        }
+    }
+
+    fn named_peers(&self) -> BTreeSet<PeerId> {
+        self.nodes.iter().map(|known| known.peer).collect()
     }
 
     /// Asks the named nodes for others.
@@ -346,10 +441,10 @@ impl Task {
 
     /// Kademlia forgets nodes that it could not dial once; those that were named are tried again.
     fn remember_named(&mut self) {
-        for (peer, address) in &self.nodes {
+        for known in &self.nodes {
             for way in [Way::Wide, Way::Named] {
                 let dht = self.swarms.dht(way);
-                dht.begin_with(*peer, address.clone());
+                dht.begin_with(known.peer, known.address.clone());
             }
         }
     }
@@ -394,8 +489,9 @@ impl Task {
     }
 
     fn carry_out(&mut self, order: &Order) {
+        self.look_up_again();
         self.remember_named();
-        let named: BTreeSet<PeerId> = self.nodes.iter().map(|(peer, _)| *peer).collect();
+        let named = self.named_peers();
         let is_wide = self.swarms.dht(Way::Wide).known() > named.len();
         let ways = [Way::Named, Way::Wide];
         for way in ways.into_iter().filter(|way| is_wide || *way == Way::Named) {
@@ -457,16 +553,14 @@ impl Task {
         let Some(id) = self.queries.get(&query).copied() else {
             return;
         };
+        let named = self.named_peers().len();
         let Some(order) = self.under_way.get_mut(&id) else {
             return;
         };
         let stores = match result {
             QueryResult::PutRecord(result) => {
                 let kept = match result {
-                    Ok(_) if query.0 == Way::Named => {
-                        let peers = self.nodes.iter().map(|(peer, _)| peer);
-                        peers.collect::<BTreeSet<_>>().len()
-                    }
+                    Ok(_) if query.0 == Way::Named => named,
                     Ok(_) => kad::K_VALUE.get(),
                     Err(
                         PutRecordError::QuorumFailed { success, .. }
@@ -484,7 +578,10 @@ impl Task {
                 if let Ok(GetRecordOk::FoundRecord(found)) = result
                     && *answers < MAX_RENDEZVOUS_ANSWERS / 2
                     && (query.0 == Way::Wide
-                        || self.nodes.iter().any(|(peer, _)| Some(*peer) == found.peer))
+                        || self
+                            .nodes
+                            .iter()
+                            .any(|known| Some(known.peer) == found.peer))
                 {
                     *answers += 1;
                     let enough = *answers == MAX_RENDEZVOUS_ANSWERS / 2;

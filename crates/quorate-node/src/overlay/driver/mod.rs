@@ -46,6 +46,7 @@ use super::{
     dialing::{Attempt, Dialing, Failure, MAX_HINTS},
     direct,
     link::{CLOSE_GRACE, End, Links},
+    names::Place,
     network::{Network, Node, NodeEvent, listen_addresses},
     pulse::Sign,
     stream,
@@ -137,6 +138,7 @@ impl Driver {
             reach:
                 Reach {
                     relays,
+                    names,
                     relaying,
                     passes,
                     key,
@@ -180,7 +182,7 @@ impl Driver {
             expected: usize::MAX,
             refusals: 0,
             lanes: lanes::Lanes::default(),
-            relaying: relaying::RelayState::new(relaying, reserve, seed()?),
+            relaying: relaying::RelayState::new(relaying, names, reserve, seed()?),
             learning: learning::Rations::default(),
             upgrading: upgrading::Upgrading::default(),
         };
@@ -267,11 +269,17 @@ impl Driver {
     }
 
     fn take_hint(&mut self, hint: &str, now: Instant) {
-        match Endpoint::parse(hint, self.scope) {
-            Ok(endpoint) if endpoint.peer.is_some_and(|peer| !self.wants(&peer)) => {
+        let place = match Place::parse(hint, self.scope) {
+            Ok(Place::Named(named)) => self.take_named_hint(&named, now).map(|()| None),
+            Ok(Place::At(endpoint)) => Ok(Some(endpoint)),
+            Err(why) => Err(why),
+        };
+        match place.transpose() {
+            None => {}
+            Some(Ok(endpoint)) if endpoint.peer.is_some_and(|peer| !self.wants(&peer)) => {
                 self.note("an address of somebody else is left out".into());
             }
-            Ok(mut endpoint) => {
+            Some(Ok(mut endpoint)) => {
                 if endpoint.relay.is_some()
                     && let Err(why) = self.take_circuit(&endpoint, now)
                 {
@@ -284,7 +292,7 @@ impl Driver {
                     self.note("there are too many addresses to dial; this one is left out".into());
                 }
             }
-            Err(why) => {
+            Some(Err(why)) => {
                 let shown: String = hint.chars().take(80).collect();
                 self.note(format!("the address {shown:?} is not used: {why}"));
             }
@@ -309,6 +317,7 @@ impl Driver {
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm(event, Instant::now()),
                 Some(ended) = self.tasks.join_next_with_id() => self.on_link_end(ended, Instant::now()),
+                Some(found) = self.relaying.lookups.join_next() => self.on_looked_up(found, Instant::now()),
                 ended = self.lanes.next_end() => self.on_lane_end(ended, Instant::now()),
                 order = self.orders.recv() => match order {
                     Some(Command::Stop) | None => break,

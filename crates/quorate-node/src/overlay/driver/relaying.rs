@@ -23,8 +23,10 @@ use super::{
         OverlayEvent, Relaying, Scope, Teller,
         address::Endpoint,
         announce::{Answer, told},
+        dialing::MAX_HINTS,
         exchange::{Done, Silence},
         lanes::MAX_CIRCUIT_LANES,
+        names::{Named, Names, Place},
         pass,
         relays::{Action, MAX_RELAY_ADDRESSES, Relays},
     },
@@ -43,6 +45,7 @@ use libp2p::{
 use quorate_identity::Code;
 use quorate_path::Policy;
 use quorate_session::relay::Access;
+use tokio::task::{JoinError, JoinSet};
 
 /// Time between two looks at which parties lack a circuit.
 const CIRCUIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -64,6 +67,11 @@ const MAX_RELAY_NOTES: u32 = 16;
 pub(super) struct RelayState {
     pub table: Relays,
     pub how: Relaying,
+    names: Names,
+    /// Own relays whose names are being looked up.
+    pub lookups: JoinSet<LookedUp>,
+    /// Circuits over an own relay to somebody, wherever that relay is.
+    hints: Vec<(PeerId, PeerId)>,
     /// Parties to which lanes are wanted, and since when nothing leads there.
     parties: HashMap<PeerId, Option<Instant>>,
     /// Lanes over circuits are wanted beside a direct connection too, because no other ones are allowed.
@@ -78,6 +86,9 @@ pub(super) struct RelayState {
     shown: HashMap<PeerId, Vec<String>>,
 }
 
+/// A relay, and where its names lead, or why that is not known.
+type LookedUp = (PeerId, Result<Vec<Endpoint>, String>);
+
 /// A circuit that is asked for.
 struct Asked {
     peer: PeerId,
@@ -86,10 +97,13 @@ struct Asked {
 }
 
 impl RelayState {
-    pub fn new(how: Relaying, reserve: bool, seed: u64) -> Self {
+    pub fn new(how: Relaying, names: Names, reserve: bool, seed: u64) -> Self {
         Self {
             table: Relays::new(reserve, seed),
             how,
+            names,
+            lookups: JoinSet::new(),
+            hints: Vec::new(),
             parties: HashMap::new(),
             circuits_only: false,
             next_look: None,
@@ -111,8 +125,11 @@ impl Driver {
     /// Takes the relays that the user or the session named.
     pub(super) fn take_relays(&mut self, relays: &[String], now: Instant) {
         for text in relays {
-            let added = Endpoint::parse(text, self.scope)
-                .and_then(|endpoint| self.relaying.table.add_own(endpoint, now));
+            let table = &mut self.relaying.table;
+            let added = Place::parse(text, self.scope).and_then(|place| match place {
+                Place::At(endpoint) => table.add_own(endpoint, now),
+                Place::Named(named) => table.add_named(named, now),
+            });
             match added {
                 Ok(relay) if relay == self.peer_id() => {}
                 Ok(relay) => self.swarm.behaviour_mut().session.add_own_relay(relay),
@@ -126,8 +143,8 @@ impl Driver {
 
     /// These relays may be shown the user's DID, if they ask for one.
     pub(super) fn trust(&mut self, relays: &[String]) {
-        let endpoints = relays.iter().map(|text| Endpoint::parse(text, self.scope));
-        let peers: Vec<PeerId> = endpoints.filter_map(|e| e.ok()?.peer).collect();
+        let places = relays.iter().map(|text| Place::parse(text, self.scope));
+        let peers: Vec<PeerId> = places.filter_map(|p| p.ok()?.peer()).collect();
         self.relaying.table.trust(peers);
     }
 
@@ -217,6 +234,14 @@ impl Driver {
     pub(super) fn relays_due(&mut self, now: Instant) {
         while let Some(action) = self.relaying.table.poll(now) {
             match action {
+                Action::LookUp { relay, names } => {
+                    self.relaying.table.looking_up(&relay, now);
+                    let (resolver, scope) = (self.relaying.names.clone(), self.scope);
+                    self.relaying.lookups.spawn(async move {
+                        let found = resolver.find_all(&names, scope).await;
+                        (relay, found)
+                    });
+                }
                 Action::Dial { relay, addresses } => {
                     // All at once: where UDP is blocked, only TCP answers.
                     let opts = DialOpts::peer_id(relay)
@@ -241,6 +266,60 @@ impl Driver {
                 },
             }
         }
+    }
+
+    /// A hint that goes over an own relay by its name. The name itself is not looked up: where the relay is, is known
+    /// from whoever may name it.
+    pub(super) fn take_named_hint(
+        &mut self,
+        named: &Named,
+        now: Instant,
+    ) -> Result<(), &'static str> {
+        let shape = named.shape();
+        let (Some(relay), Some(peer)) = (shape.relay, shape.peer.or(self.only)) else {
+            return Err("only names of relays are looked up");
+        };
+        if !self.relaying.table.is_own(&relay) {
+            return Err("neither you nor the invitation names this relay");
+        }
+        if !self.wants(&peer) {
+            return Err("it leads to somebody else");
+        }
+        let hints = &mut self.relaying.hints;
+        if !hints.contains(&(relay, peer)) {
+            if hints.len() >= MAX_HINTS {
+                return Err("there are too many addresses to dial");
+            }
+            hints.push((relay, peer));
+        }
+        self.renew_hints(&relay, now);
+        Ok(())
+    }
+
+    /// Circuits over this relay lead to where it is now.
+    fn renew_hints(&mut self, relay: &PeerId, now: Instant) {
+        let endpoints = self.relaying.table.endpoints(relay);
+        for (over, peer) in &self.relaying.hints {
+            let all: Vec<Endpoint> = endpoints
+                .iter()
+                .map(|e| e.through(*relay, Some(*peer)))
+                .collect();
+            if over == relay && !all.is_empty() {
+                self.dialing.hint_over(*relay, *peer, all, now);
+            }
+        }
+    }
+
+    /// It is known, or not, where the names of a relay lead.
+    pub(super) fn on_looked_up(&mut self, found: Result<LookedUp, JoinError>, now: Instant) {
+        let Ok((relay, found)) = found else {
+            return;
+        };
+        if let Err(why) = &found {
+            self.note_relay(relay, &format!("a relay is not used: {why}"));
+        }
+        self.relaying.table.looked_up(&relay, found.ok(), now);
+        self.renew_hints(&relay, now);
     }
 
     // ---- what happens with relays

@@ -32,6 +32,7 @@ fn settle(relays: &mut Relays, next: &mut usize, now: Instant) -> Vec<PeerId> {
     let mut held = Vec::new();
     while let Some(action) = relays.poll(now) {
         match action {
+            Action::LookUp { relay, .. } => unreachable!("{relay} has no name"),
             Action::Dial { relay, .. } => {
                 *next += 1;
                 relays.dialing(&relay, id(*next));
@@ -248,4 +249,132 @@ fn a_relay_must_be_named_with_its_peer_id_and_directly() {
         let added = relays.add_own(endpoint(1, PeerId::random()), now).is_ok();
         assert_eq!(added, n < MAX_OWN_RELAYS);
     }
+}
+
+// ---- relays by name
+
+fn named(host: &str, peer: PeerId) -> Named {
+    let text = format!("/dns4/{host}/tcp/4001/p2p/{peer}");
+    Named::parse(&text).expect("valid").expect("a name")
+}
+
+fn at(ip: &str) -> Vec<Endpoint> {
+    let text = format!("/ip4/{ip}/tcp/4001");
+    vec![Endpoint::parse(&text, Scope::Lan).expect("valid")]
+}
+
+fn dialled(relays: &mut Relays, now: Instant) -> Vec<String> {
+    match relays.poll(now) {
+        Some(Action::Dial { addresses, .. }) => addresses.iter().map(ToString::to_string).collect(),
+        other => unreachable!("{other:?}"),
+    }
+}
+
+fn is_looked_up(relays: &mut Relays, now: Instant) -> Option<PeerId> {
+    match relays.poll(now) {
+        Some(Action::LookUp { relay, .. }) => {
+            relays.looking_up(&relay, now);
+            Some(relay)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn a_name_is_looked_up_before_each_dial_and_a_changed_address_is_dialled_next() {
+    let now = Instant::now();
+    let (mut relays, peer) = (Relays::new(true, 7), PeerId::random());
+    relays
+        .add_named(named("a.example", peer), now)
+        .expect("room");
+    assert_eq!(is_looked_up(&mut relays, now), Some(peer));
+    assert_eq!(relays.poll(now), None, "not before the answer");
+    relays.looked_up(&peer, Some(at("192.0.2.1")), now);
+    assert_eq!(dialled(&mut relays, now), ["/ip4/192.0.2.1/tcp/4001"]);
+    relays.dialing(&peer, id(1));
+    assert_eq!(relays.failed(id(1), now), Some(peer));
+    assert_eq!(relays.name(&peer), "a.example");
+
+    let later = now + Duration::from_secs(1);
+    assert_eq!(is_looked_up(&mut relays, later), Some(peer));
+    relays.looked_up(&peer, Some(at("192.0.2.2")), later);
+    assert_eq!(dialled(&mut relays, later), ["/ip4/192.0.2.2/tcp/4001"]);
+    relays.dialing(&peer, id(2));
+    relays.connected(&peer, id(2), later);
+    assert!(relays.closed(&peer, id(2), later));
+
+    // What is known goes on counting when the resolver is out of order.
+    let last = later + Duration::from_secs(2);
+    assert_eq!(is_looked_up(&mut relays, last), Some(peer));
+    relays.looked_up(&peer, None, last);
+    assert_eq!(dialled(&mut relays, last), ["/ip4/192.0.2.2/tcp/4001"]);
+    // Not for ever: nobody had room for it meanwhile.
+    let late = last + FRESH_FOR;
+    assert_eq!(is_looked_up(&mut relays, late), Some(peer));
+}
+
+#[test]
+fn names_that_are_not_found_keep_no_place_from_others() {
+    let now = Instant::now();
+    let mut relays = Relays::new(true, 7);
+    let peers: Vec<PeerId> = (0..3).map(|_| PeerId::random()).collect();
+    for peer in &peers {
+        relays
+            .add_named(named("slow.example", *peer), now)
+            .expect("room");
+    }
+    let other = PeerId::random();
+    relays.add_own(endpoint(1, other), now).expect("room");
+    for peer in &peers {
+        assert_eq!(is_looked_up(&mut relays, now), Some(*peer));
+    }
+    assert_eq!(relays.poll(now), None);
+    let soon = now + LOOKUP_HOLDS;
+    assert_eq!(relays.poll_timeout(now), Some(soon));
+    assert_eq!(dialled(&mut relays, soon), ["/ip4/127.0.0.1/tcp/1"]);
+    relays.dialing(&other, id(9));
+    // One that is not found at all waits longer and longer.
+    relays.looked_up(&peers[0], None, soon);
+    assert_eq!(relays.poll(soon), None);
+    assert!(relays.poll_timeout(soon).is_some_and(|at| at > soon));
+}
+
+#[test]
+fn what_is_written_out_stays_beside_what_a_name_says_and_others_add_nothing() {
+    let now = Instant::now();
+    let (mut relays, peer) = (Relays::new(true, 7), PeerId::random());
+    // Somebody's word before the user's own.
+    let circuit = endpoint(666, peer).through(peer, None);
+    relays.add_foreign(&circuit, now).expect("room");
+    relays
+        .add_named(named("a.example", peer), now)
+        .expect("room");
+    relays
+        .add_named(named("b.example", peer), now)
+        .expect("room");
+    relays.add_own(endpoint(1, peer), now).expect("room");
+    relays.add_foreign(&circuit, now).expect("known");
+    assert_eq!(
+        relays
+            .poll(now)
+            .map(|a| matches!(a, Action::LookUp { names, .. } if names.len() == 2)),
+        Some(true)
+    );
+    relays.looking_up(&peer, now);
+    let many: Vec<Endpoint> = (1..100).flat_map(|n| at(&format!("192.0.2.{n}"))).collect();
+    relays.looked_up(&peer, Some(many), now);
+    let all = dialled(&mut relays, now);
+    assert_eq!(all.len(), MAX_RELAY_ADDRESSES);
+    assert_eq!(
+        all[..2],
+        ["/ip4/127.0.0.1/tcp/1", "/ip4/192.0.2.1/tcp/4001"]
+    );
+    relays.looked_up(&peer, Some(Vec::new()), now);
+    assert_eq!(dialled(&mut relays, now), ["/ip4/127.0.0.1/tcp/1"]);
+    assert_eq!(relays.name(&peer), "a.example");
+    // Connected by the relay's own doing while the answer is awaited.
+    relays.looking_up(&peer, now);
+    relays.connected(&peer, id(1), now);
+    relays.looked_up(&peer, None, now);
+    assert!(matches!(relays.poll(now), Some(Action::Reserve { .. })));
 }

@@ -60,7 +60,13 @@ impl Seeking {
         };
         let named = nodes.len();
         let scope = config.scope.into();
-        let (dht, answers) = Dht::start(&DhtConfig { scope, nodes }).map_err(|e| {
+        let names = config.reach.names.clone();
+        let config = DhtConfig {
+            scope,
+            nodes,
+            names,
+        };
+        let (dht, answers) = Dht::start(&config).map_err(|e| {
             let text = format!("nodes of the DHT cannot be asked: {e}");
             Fault::new(quorate_identity::Code::Port, text)
         })?;

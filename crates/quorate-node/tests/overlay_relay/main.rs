@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod names;
+
 use std::{
     collections::HashSet,
     sync::{
@@ -18,8 +20,9 @@ use libp2p::{PeerId, identity::Keypair};
 use quorate_identity::{Did, SigningKey};
 use quorate_node::{
     overlay::{
-        KnownRelay, LaneReceiver, LaneSender, Listen, MAX_FRAME_BYTES, Overlay, OverlayConfig,
-        OverlayEvent, Purpose, Reach, RelayConfig, RelayLimits, RelayRefusal, Relaying, Scope,
+        KnownRelay, LaneReceiver, LaneSender, Listen, MAX_FRAME_BYTES, Names, Overlay,
+        OverlayConfig, OverlayEvent, Purpose, Reach, RelayConfig, RelayLimits, RelayRefusal,
+        Relaying, Scope,
     },
     relay::{Relay, RelayOptions},
 };
@@ -96,6 +99,7 @@ struct Start {
     /// Relays that may learn whose key this is.
     passes: Vec<String>,
     key: Option<Arc<SigningKey>>,
+    names: Names,
 }
 
 impl Default for Start {
@@ -107,6 +111,7 @@ impl Default for Start {
             relaying: Relaying::Any,
             passes: Vec::new(),
             key: None,
+            names: Names::default(),
         }
     }
 }
@@ -132,6 +137,7 @@ impl Start {
                 map_ports: false,
                 passes: self.passes,
                 key: self.key,
+                names: self.names,
             },
         };
         let (overlay, events) = Overlay::start(config).await.expect("loopback works");
