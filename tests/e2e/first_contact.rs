@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Command, time::Duration};
 
 use crate::{
-    pty::Terminal,
+    pty::{self, Terminal, shows, shows_times},
     world::{Ended, Running, World, program, python},
 };
 
@@ -363,30 +363,8 @@ fn nobody_to_ask_is_no_admission() {
     assert!(ended.stderr.contains("--admit"), "{}", ended.stderr);
 }
 
-/// A person at a terminal of their own.
 fn person(world: &World, index: usize, words: &[&str]) -> Terminal {
-    let home = world.home(index);
-    let mut all: Vec<String> = [crate::world::QUORATE, "--home", home.to_str().unwrap()]
-        .map(str::to_owned)
-        .into();
-    all.extend(words.iter().map(|w| (*w).to_owned()));
-    Terminal::start(&all, |command| {
-        command
-            .env_remove("QUORATE_HOME")
-            .env_remove("RUST_LOG")
-            .env("USER", "anna");
-    })
-}
-
-fn shows(terminal: &Terminal, what: &str) {
-    shows_times(terminal, what, 1);
-}
-
-/// What is typed before a question is shown is no answer to it, so the test waits for each.
-fn shows_times(terminal: &Terminal, what: &str, times: usize) {
-    terminal.wait_for(what, |shown| {
-        (shown.matches(what).count() >= times).then_some(())
-    });
+    pty::person(world, index, words, ("USER", "anna"))
 }
 
 #[test]

@@ -60,23 +60,24 @@ fn cramped(world: &World, file: &Path, options: &str, left: &Path) -> Running {
     Running::start(command)
 }
 
-/// The state of its only session in a home.
-fn stored(home: &Path) -> Option<Stored> {
-    let entries = fs::read_dir(home.join("state/sessions")).into_iter();
+/// The only file of JSON in a folder of a home.
+fn only_json(home: &Path, folder: &str) -> Option<Vec<u8>> {
+    let entries = fs::read_dir(home.join(folder)).into_iter();
     let files = entries.flatten().flatten().map(|e| e.path());
     let mut json = files.filter(|p| p.extension().is_some_and(|x| x == "json"));
-    Some(Stored::parse(&fs::read(json.next()?).unwrap()).expect("whole, or not there"))
+    Some(fs::read(json.next()?).unwrap())
+}
+
+/// The state of its only session in a home.
+fn stored(home: &Path) -> Option<Stored> {
+    let bytes = only_json(home, "state/sessions")?;
+    Some(Stored::parse(&bytes).expect("whole, or not there"))
 }
 
 /// The record of its only session in a home.
 fn kept(home: &Path) -> Option<Record> {
-    let entries = fs::read_dir(home.join("data/receipts")).into_iter();
-    let files = entries.flatten().flatten().map(|e| e.path());
-    let mut json = files.filter(|p| p.extension().is_some_and(|x| x == "json"));
-    Some(
-        Record::parse(fs::read(json.next()?).unwrap().trim_ascii_end())
-            .expect("whole, or not there"),
-    )
+    let bytes = only_json(home, "data/receipts")?;
+    Some(Record::parse(bytes.trim_ascii_end()).expect("whole, or not there"))
 }
 
 /// How one round ended.

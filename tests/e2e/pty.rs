@@ -15,7 +15,7 @@ use rustix::{
     termios::{Winsize, tcsetwinsize},
 };
 
-use crate::world::PATIENCE;
+use crate::world::{PATIENCE, QUORATE, World};
 
 /// Wide enough that no line of quorate is broken.
 const COLUMNS: u16 = 250;
@@ -202,4 +202,30 @@ fn a_terminal_shows_plain_text_and_takes_keys() {
     let (status, text) = terminal.end();
     assert!(status.success());
     assert!(text.contains("got yes"), "{text}");
+}
+
+/// One party at a terminal of its own, with one more variable in its environment.
+pub fn person(world: &World, index: usize, words: &[&str], variable: (&str, &str)) -> Terminal {
+    let home = world.home(index);
+    let mut all: Vec<String> = [QUORATE, "--home", home.to_str().unwrap()]
+        .map(str::to_owned)
+        .into();
+    all.extend(words.iter().map(|w| (*w).to_owned()));
+    Terminal::start(&all, |command| {
+        command
+            .env_remove("QUORATE_HOME")
+            .env_remove("RUST_LOG")
+            .env(variable.0, variable.1);
+    })
+}
+
+pub fn shows(terminal: &Terminal, what: &str) {
+    shows_times(terminal, what, 1);
+}
+
+/// What is typed before a question is shown is no answer to it, so tests wait for each.
+pub fn shows_times(terminal: &Terminal, what: &str, times: usize) {
+    terminal.wait_for(what, |shown| {
+        (shown.matches(what).count() >= times).then_some(())
+    });
 }

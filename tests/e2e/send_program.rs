@@ -9,7 +9,8 @@ use std::{
 use quorate_session::{Bundle, ProgramSource};
 
 use crate::{
-    pty::Terminal,
+    first_contact::ticket,
+    pty::{self, Terminal, shows_times},
     world::{Ended, QUORATE, Running, World, output, program, python},
 };
 
@@ -52,15 +53,6 @@ fn invite(world: &World, program: &Path, extra: &[&str]) -> Command {
         .arg(python())
         .args(extra);
     command
-}
-
-fn ticket(inviter: &Running) -> String {
-    inviter.stderr.wait_for("https://quorate.org/j#qrt1");
-    let text = inviter.stderr.text();
-    let line = text
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("quorate join "));
-    line.unwrap().to_owned()
 }
 
 fn ran_as_sent(ended: &Ended) {
@@ -127,23 +119,7 @@ fn to_file(world: &World, folder: &Path) -> (PathBuf, Ended) {
 
 /// A person at a terminal whose pager prints.
 fn person(world: &World, index: usize, words: &[&str]) -> Terminal {
-    let home = world.home(index);
-    let mut all: Vec<String> = [QUORATE, "--home", home.to_str().unwrap()]
-        .map(str::to_owned)
-        .into();
-    all.extend(words.iter().map(|w| (*w).to_owned()));
-    Terminal::start(&all, |command| {
-        command
-            .env_remove("QUORATE_HOME")
-            .env_remove("RUST_LOG")
-            .env("PAGER", "cat");
-    })
-}
-
-fn shows_times(terminal: &Terminal, text: &str, times: usize) {
-    terminal.wait_for(text, |shown| {
-        (shown.matches(text).count() >= times).then_some(())
-    });
+    pty::person(world, index, words, ("PAGER", "cat"))
 }
 
 #[test]

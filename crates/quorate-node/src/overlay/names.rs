@@ -15,14 +15,14 @@
 //!
 //! Security. Requires: that callers hand in names from the user or from a signed invitation only; who could name others
 //! would make us ask for them. Provides: no address comes out that the scope forbids; nothing of this machine in the scope
-//! *lan*, whatever a name server says; in the scope *local* nothing but `localhost` is looked up, which no resolver
-//! asks the network for. Does not provide: secrecy of the name from the resolver, or a true answer of it. Who answers at
+//! *lan*, whatever a name server says; in the scope *local* nothing but `localhost` and names below it, about which
+//! nobody is asked. Does not provide: secrecy of the name from the resolver, or a true answer of it. Who answers at
 //! the address has to prove the relay's `PeerId`, so a wrong one costs the relay and nothing else.
 
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr, ToSocketAddrs as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs as _},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
@@ -62,7 +62,15 @@ pub struct Names(Arc<Lookup>);
 
 impl Default for Names {
     fn default() -> Self {
-        Self::by(|host| Box::pin(ask_system(host)))
+        Self::by(|host| {
+            Box::pin(async move {
+                if is_of_this_machine(&host) {
+                    // A system without them in its hosts file would ask the network.
+                    return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+                }
+                ask_system(host).await
+            })
+        })
     }
 }
 
@@ -533,6 +541,13 @@ mod tests {
         for found in all {
             let found = found.expect("in every hosts file");
             assert!(found.iter().all(IpAddr::is_loopback) && !found.is_empty());
+        }
+        // Which is not needed.
+        for host in ["localhost", "any.thing.localhost"] {
+            let found = (Names::default().0)(host.into())
+                .await
+                .expect("nobody is asked");
+            assert_eq!(found.len(), 2, "{host}");
         }
     }
 }
