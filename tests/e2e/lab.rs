@@ -93,7 +93,12 @@ fn words(line: &str) -> Vec<String> {
 
 #[track_caller]
 fn assert_done(words: &[&str]) {
-    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_done_beside_others(words);
+}
+
+#[track_caller]
+fn assert_done_beside_others(words: &[&str]) {
     let failures = std::env::temp_dir().join("quorate-lab-failures");
     let ended = Command::new(program())
         .args(words)
@@ -104,7 +109,6 @@ fn assert_done(words: &[&str]) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    drop(turn);
     assert!(
         ended.status.success(),
         "{}\n{}\n{}",
@@ -117,6 +121,11 @@ fn assert_done(words: &[&str]) {
 #[track_caller]
 fn assert_plays(name: &str) {
     assert_done(&["run", scenario(name).to_str().unwrap()]);
+}
+
+#[track_caller]
+fn assert_plays_beside_others(name: &str) {
+    assert_done_beside_others(&["run", scenario(name).to_str().unwrap()]);
 }
 
 #[test]
@@ -244,6 +253,18 @@ fn messages_leave_the_relay_for_a_direct_connection_and_outlive_it() {
 #[test]
 fn without_any_relay_a_party_in_the_open_relays_for_the_others() {
     assert_plays("party-relays");
+}
+
+#[test]
+fn where_only_direct_paths_are_allowed_a_pair_that_can_be_direct_is() {
+    assert_plays("direct-only");
+}
+
+/// It waits a minute and needs no processor meanwhile, so it takes no turn of its own.
+#[test]
+fn where_only_direct_paths_are_allowed_a_pair_without_one_ends_the_session_and_no_relay_carries_it()
+{
+    assert_plays_beside_others("direct-only-fails-closed");
 }
 
 #[test]

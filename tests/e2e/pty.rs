@@ -120,6 +120,11 @@ impl Terminal {
         }
     }
 
+    /// What was shown so far.
+    pub fn shown(&self) -> String {
+        self.shown.0.lock().unwrap().text.clone()
+    }
+
     /// Waits for the end; what was shown in all, and how it ended.
     pub fn end(&mut self) -> (ExitStatus, String) {
         let (state, changed) = &*self.shown;

@@ -54,3 +54,15 @@ fn journey_b_three_organizations_behind_three_nats_need_one_message() {
     };
     run("three-networks.md", &budget);
 }
+
+#[test]
+fn a_relay_is_run_looked_at_stopped_and_kept_for_those_on_a_list() {
+    let budget = Budget {
+        // Three of the operator to run it, stop it and run it again for some; the rest looks at what it does.
+        commands: 17,
+        // As in journey b, and one to start the program.
+        consents: 7,
+        messages: 1,
+    };
+    run("relay.md", &budget);
+}

@@ -2,13 +2,14 @@
 //!
 //! A block that begins with ```` ```console ```` is what one person sees. `noord$ COMMAND` is typed into a shell of
 //! the machine `noord`; the lines below have to appear in this order. `⏎` at the end of a line: what stands after the
-//! question was typed. `^C` on a line of its own is that key. A block ```` ```console noord ```` goes on with what runs
-//! on that machine. What a block with `file=NAME` holds is put into that file on every machine, or on `on=MACHINE`.
+//! question was typed. `^C` at the beginning of a line is that key. A block ```` ```console noord ```` goes on with what runs
+//! on that machine. `noord2$` is another terminal of `noord`. What a block with `file=NAME` holds is put into that file on
+//! every machine, or on `on=MACHINE`.
 //!
 //! `<!-- in tests/lab/NAME.toml -->` puts the machines onto the networks of that scenario instead.
 //!
 //! `**noord → send `FILE` to sud and ost.**` copies a file; `<!-- expired on noord: FILE → NEW -->` makes one that no
-//! command makes.
+//! command makes; `<!-- never on noord: TEXT -->` says what the terminal of `noord` has not shown.
 //!
 //! What differs from run to run is not compared: numbers, and any text for `…`. A ticket or DID in the guide stands for
 //! the one that appears there, everywhere in the guide.
@@ -29,7 +30,7 @@ use crate::{
     pty::Terminal,
     world::{QUORATE, eventually, python},
 };
-use transcript::{Expectation, Names, Step, steps};
+use transcript::{Expectation, Names, Step, host_of, steps};
 
 /// What a journey may cost the people in it.
 struct Budget {
@@ -85,6 +86,7 @@ impl Stage {
                 machine,
                 content,
             } => {
+                let content = self.names.fill(&content);
                 for machine in machine.map_or_else(|| known.to_vec(), |m| vec![m]) {
                     let path = self.home(&machine).join(&name);
                     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -113,6 +115,10 @@ impl Stage {
                 self.settle(&machine);
                 prepared::prepare(&how, &self.home(&machine), &from, &to);
             }
+            Step::Never { machine, text } => {
+                let shown = self.terminal(&machine).0.shown();
+                assert!(!shown.contains(&text), "{machine} shows {text:?}:\n{shown}");
+            }
         }
     }
 
@@ -124,9 +130,10 @@ impl Stage {
         }
     }
 
-    fn start(&mut self, machine: &str, command: &str) {
-        self.settle(machine);
+    fn start(&mut self, terminal: &str, command: &str) {
+        self.settle(terminal);
         let command = self.names.fill(command);
+        let machine = host_of(terminal);
         if !self.machines.iter().any(|m| m == machine) {
             self.machines.push(machine.to_owned());
         }
@@ -143,7 +150,7 @@ impl Stage {
             Place::Lab(networks) => networks.enter(machine),
         };
         words.extend(["sh".into(), "-c".into(), command]);
-        let terminal = Terminal::start(&words, |process| {
+        let started = Terminal::start(&words, |process| {
             process
                 .current_dir(&home)
                 .env("HOME", &home)
@@ -159,7 +166,7 @@ impl Stage {
                 process.env_remove(variable);
             }
         });
-        self.running.insert(machine.to_owned(), (terminal, 0));
+        self.running.insert(terminal.to_owned(), (started, 0));
     }
 
     fn terminal(&mut self, machine: &str) -> &mut (Terminal, usize) {
@@ -185,8 +192,9 @@ impl Stage {
 
     /// Waits for all that runs, and looks for what is left.
     fn finish(mut self) {
-        for machine in self.machines.clone() {
-            self.settle(&machine);
+        let terminals: Vec<String> = self.running.keys().cloned().collect();
+        for terminal in terminals {
+            self.settle(&terminal);
         }
         let mark = self.folder.path().to_string_lossy().into_owned();
         eventually("no process of the guide is left", || {
@@ -219,9 +227,9 @@ fn run(name: &str, budget: &Budget) {
     let mut machines: Vec<String> = Vec::new();
     for step in &steps {
         if let Step::Command { machine, .. } = step
-            && !machines.contains(machine)
+            && !machines.iter().any(|m| m == host_of(machine))
         {
-            machines.push(machine.clone());
+            machines.push(host_of(machine).to_owned());
         }
     }
     let spent = transcript::spent(&text, &steps);

@@ -33,6 +33,8 @@ pub enum Step {
         from: String,
         to: String,
     },
+    /// Nothing that a terminal shows, so far, has this text in it.
+    Never { machine: String, text: String },
 }
 
 /// The line that says which file goes from whom to whom.
@@ -60,6 +62,16 @@ fn preparation(line: &str) -> Option<Step> {
     })
 }
 
+/// `<!-- never on MACHINE: TEXT -->`
+fn absence(line: &str) -> Option<Step> {
+    let rest = line.strip_prefix("<!-- never on ")?;
+    let (machine, text) = rest.strip_suffix(" -->")?.split_once(": ")?;
+    Some(Step::Never {
+        machine: machine.into(),
+        text: text.into(),
+    })
+}
+
 /// A line that has to appear, and what is typed then.
 #[derive(Debug, PartialEq)]
 pub struct Expectation {
@@ -75,11 +87,17 @@ pub struct Spent {
     pub messages: usize,
 }
 
-/// A prompt: `machine$ command`.
+/// A prompt: `machine$ command`, or `machine2$ command` in another terminal of it.
 fn prompt(line: &str) -> Option<(&str, &str)> {
     let (machine, command) = line.split_once("$ ")?;
-    let plain = !machine.is_empty() && machine.bytes().all(|b| b.is_ascii_lowercase());
+    let host = host_of(machine);
+    let plain = !host.is_empty() && host.bytes().all(|b| b.is_ascii_lowercase());
     plain.then_some((machine, command))
+}
+
+/// The machine that a terminal belongs to.
+pub fn host_of(terminal: &str) -> &str {
+    terminal.trim_end_matches(|c: char| c.is_ascii_digit())
 }
 
 /// The steps of all blocks, in the order of the text.
@@ -88,7 +106,8 @@ pub fn steps(guide: &str) -> Vec<Step> {
     let mut lines = guide.lines();
     while let Some(line) = lines.next() {
         let Some(kind) = line.strip_prefix("```") else {
-            steps.extend(sending(line).or_else(|| preparation(line)));
+            let step = sending(line).or_else(|| absence(line));
+            steps.extend(step.or_else(|| preparation(line)));
             continue;
         };
         let block: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
@@ -129,8 +148,18 @@ fn read_console(machine: Option<&str>, block: &[&str], steps: &mut Vec<Step>) {
             continue;
         }
         let machine = machine.clone().expect("a console block names its machine");
-        if *line == "^C" {
-            steps.push(Step::Interrupt { machine });
+        if line.starts_with("^C") {
+            steps.push(Step::Interrupt {
+                machine: machine.clone(),
+            });
+            // The terminal shows the key, and behind it what the program says.
+            if *line != "^C" {
+                let expectation = Expectation::read(line);
+                steps.push(Step::Line {
+                    machine,
+                    expectation,
+                });
+            }
         } else if !line.trim().is_empty() && line.trim() != "…" {
             let expectation = Expectation::read(line);
             steps.push(Step::Line {
@@ -191,10 +220,12 @@ impl Expectation {
 pub struct Names(BTreeMap<String, String>);
 
 impl Names {
-    /// A command with this run's names in it.
-    pub fn fill(&self, command: &str) -> String {
-        let mut filled = command.to_owned();
-        for (shown, actual) in self.0.iter().rev() {
+    /// A command or a file with this run's names in it. The longest come first: an address has the name of a relay in it.
+    pub fn fill(&self, text: &str) -> String {
+        let mut filled = text.to_owned();
+        let mut names: Vec<_> = self.0.iter().collect();
+        names.sort_by_key(|(shown, _)| std::cmp::Reverse(shown.len()));
+        for (shown, actual) in names {
             filled = filled.replace(shown, actual);
         }
         filled
@@ -239,7 +270,13 @@ fn match_words(
 }
 
 /// Words that name something of this run alone.
-const NAMES: &[&str] = &["qrt1", "did:key:", "https://quorate.org/", "/ip4/"];
+const NAMES: &[&str] = &[
+    "qrt1",
+    "did:key:",
+    "https://quorate.org/",
+    "/ip4/",
+    "12D3KooW",
+];
 
 fn match_word(wanted: &str, there: &str, names: &mut BTreeMap<String, String>) -> bool {
     if let Some((wanted, there)) = wanted.strip_prefix('(').zip(there.strip_prefix('(')) {
@@ -250,6 +287,7 @@ fn match_word(wanted: &str, there: &str, names: &mut BTreeMap<String, String>) -
     }
     if let Some(kind) = NAMES.iter().find(|kind| wanted.starts_with(**kind)) {
         return there.starts_with(kind)
+            && same_way(wanted, there)
             && names
                 .entry(wanted.to_owned())
                 .or_insert_with(|| there.to_owned())
@@ -272,6 +310,14 @@ fn match_word(wanted: &str, there: &str, names: &mut BTreeMap<String, String>) -
         last = Some(piece);
     }
     rest.is_empty() || last.is_some_and(|piece| piece.is_empty())
+}
+
+/// Whether two addresses of relays have the same protocols.
+fn same_way(wanted: &str, there: &str) -> bool {
+    let ways = wanted.split_once("/p2p/").zip(there.split_once("/p2p/"));
+    ways.is_none_or(|((wanted, _), (there, _))| {
+        wanted.contains('…') || shape(wanted) == shape(there)
+    })
 }
 
 /// A word without its numbers: `1.25` and `980` are both `0`.
@@ -305,6 +351,21 @@ fn lines_match_but_for_numbers_names_and_dots() {
         names.fill("quorate join qrt1abc --x"),
         "quorate join qrt1xyz --x"
     );
+    assert!(names.matches("relay 12D3KooWa", "relay 12D3KooWz", true));
+    assert!(names.matches(
+        "address /ip4/1/p2p/12D3KooWa",
+        "address /ip4/2/p2p/12D3KooWz",
+        true
+    ));
+    assert!(!names.matches(
+        "/ip4/1/tcp/1/p2p/12D3KooWa",
+        "/ip4/1/udp/1/p2p/12D3KooWz",
+        true
+    ));
+    assert_eq!(
+        names.fill("check /ip4/1/p2p/12D3KooWa"),
+        "check /ip4/2/p2p/12D3KooWz"
+    );
     assert!(names.matches("sha256 4be7…91c0", "sha256 4be7…91c0", true));
     assert!(names.matches("kept…", "kept-in-a-folder", true));
     assert!(!names.matches("error: x", "error: y", true));
@@ -312,7 +373,7 @@ fn lines_match_but_for_numbers_names_and_dots() {
 
 #[test]
 fn blocks_become_steps() {
-    let guide = "text\n```console\nbo$ quorate join \\\n  x\n  invitation  a\nTake part? [y]es / [n]o  y⏎\n^C\n```\n```csv file=a.csv on=bo\n1\n```\n";
+    let guide = "text\n<!-- never on bo: did: -->\n```console\nbo$ quorate join \\\n  x\n  invitation  a\nTake part? [y]es / [n]o  y⏎\n^C\nbo2$ true\n```\n```csv file=a.csv on=bo\n1\n```\n";
     let steps = steps(guide);
     let machine = || "bo".to_owned();
     let line = |text: &str, typed: Option<&str>| Step::Line {
@@ -325,6 +386,10 @@ fn blocks_become_steps() {
     assert_eq!(
         steps,
         [
+            Step::Never {
+                machine: machine(),
+                text: "did:".into()
+            },
             Step::Command {
                 machine: machine(),
                 command: "quorate join x".into()
@@ -332,6 +397,10 @@ fn blocks_become_steps() {
             line("invitation  a", None),
             line("Take part? [y]es / [n]o", Some("y")),
             Step::Interrupt { machine: machine() },
+            Step::Command {
+                machine: "bo2".into(),
+                command: "true".into()
+            },
             Step::File {
                 name: "a.csv".into(),
                 machine: Some(machine()),
@@ -340,4 +409,5 @@ fn blocks_become_steps() {
         ]
     );
     assert_eq!(spent(guide, &steps).consents, 1);
+    assert_eq!(host_of("bo2"), "bo");
 }

@@ -254,6 +254,10 @@ pub struct Expect {
     pub outcome: End,
     /// Where it is aborted: codes, of which each party names one.
     pub codes: Vec<String>,
+    /// The exit code of every party that was not killed.
+    pub exit: Option<i32>,
+    /// What every party says on stderr that was not killed.
+    pub says: Vec<String>,
     /// From the first start to the last end.
     pub within_seconds: f64,
     /// From the last fault to the last end; 0 is not looked at.
@@ -298,6 +302,8 @@ impl Default for Expect {
         Self {
             outcome: End::Finished,
             codes: Vec::new(),
+            exit: None,
+            says: Vec::new(),
             within_seconds: 120.0,
             end_seconds: 0.0,
             pause_seconds: 0.0,

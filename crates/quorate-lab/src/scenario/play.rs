@@ -469,6 +469,14 @@ impl Play<'_> {
                     expect.codes
                 ));
             }
+            if expect.exit.is_some_and(|code| status.code() != Some(code)) {
+                wrong.push(format!("{name} ended with {status}"));
+            }
+            let unsaid = expect.says.iter().filter(|words| !process.said(words));
+            wrong.extend(unsaid.map(|words| {
+                let last = process.last_words(4).join("\n      ");
+                format!("{name} does not say `{words}`:\n      {last}")
+            }));
             if status.success() {
                 let stdout = process.stdout();
                 if let Some(output) = expect.output.as_ref().filter(|o| !stdout.contains(*o)) {

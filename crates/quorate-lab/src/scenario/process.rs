@@ -140,6 +140,11 @@ impl Process {
             .collect()
     }
 
+    /// Whether these words were in a line on stderr.
+    pub fn said(&self, words: &str) -> bool {
+        lock(&self.stderr).iter().any(|l| l.text.contains(words))
+    }
+
     /// The first event, on either stream, that `wanted` gives something for.
     pub fn find<T>(&self, wanted: impl Fn(&Value) -> Option<T>) -> Option<(T, Instant)> {
         [&self.stderr, &self.stdout].into_iter().find_map(|stream| {
