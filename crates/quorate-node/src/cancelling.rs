@@ -161,6 +161,7 @@ fn hear(canceller: &mut Canceller, overlay: &Overlay, event: OverlayEvent) {
         | OverlayEvent::Gone { .. }
         | OverlayEvent::Relay(_)
         | OverlayEvent::Reachable { .. }
+        | OverlayEvent::RelayRefused { .. }
         | OverlayEvent::Note(_) => {}
     }
 }

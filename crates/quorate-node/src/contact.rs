@@ -43,6 +43,8 @@ pub(crate) enum Notice {
     Listening(String),
     /// A link is up, over this address.
     LinkUp(String),
+    /// A relay does not let us in: its `PeerId`, why, and the same for a person.
+    RelayRefused(String, Code, String),
     /// Something a person may want to know.
     Note(String),
 }
@@ -212,6 +214,10 @@ impl<C: Contact, E: Told<C>> Loop<C, E> {
             }
             // The address that it gives us is told as one that is listened on.
             OverlayEvent::Relay(_) | OverlayEvent::Gone { .. } | OverlayEvent::Reachable { .. } => {
+            }
+            OverlayEvent::RelayRefused { relay, code, text } => {
+                let notice = Notice::RelayRefused(relay, code, text);
+                self.backlog.extend(E::notice(notice));
             }
             OverlayEvent::Note(text) => self.backlog.extend(E::notice(Notice::Note(text))),
         }

@@ -86,6 +86,7 @@ impl Node {
                 OverlayEvent::Listening { .. }
                 | OverlayEvent::Gone { .. }
                 | OverlayEvent::Relay(_)
+                | OverlayEvent::RelayRefused { .. }
                 | OverlayEvent::Reachable { .. } => continue,
             }
             return event;

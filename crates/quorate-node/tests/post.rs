@@ -137,7 +137,9 @@ async fn offer(events: &mut Receiver<ReceiveEvent>) -> (Did, Box<Bundle>) {
         {
             ReceiveEvent::Offer { from, bundle, .. } => return (from, bundle),
             ReceiveEvent::Refused(why) => panic!("{why}"),
-            ReceiveEvent::Listening { .. } | ReceiveEvent::Note(_) => {}
+            ReceiveEvent::Listening { .. }
+            | ReceiveEvent::RelayRefused { .. }
+            | ReceiveEvent::Note(_) => {}
         }
     }
 }

@@ -270,7 +270,9 @@ impl Report {
             }
             PartyEvent::Receipts { file } => text::row("receipts", &format!("kept in {file}")),
             PartyEvent::Evidence { file } => text::row("evidence", &format!("kept in {file}")),
-            PartyEvent::Note { text: note } => text::row("note", &text::foreign(note)),
+            PartyEvent::Note { text: note } | PartyEvent::RelayRefused { text: note, .. } => {
+                text::row("note", &text::foreign(note))
+            }
             _ => return None,
         })
     }

@@ -1,6 +1,6 @@
 //! The side that holds a ticket.
 
-use quorate_identity::{Rejection, SigningKey, Verified};
+use quorate_identity::{Code, Rejection, SigningKey, Verified};
 use quorate_session::{Bundle, Invitation, ProgramSource, Ticket, lobby, message::Call};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -64,6 +64,15 @@ pub enum ApplicantEvent {
     Declined(Rejection),
     /// It is over for another reason.
     Closed(Rejection),
+    /// A relay does not let us in.
+    RelayRefused {
+        /// Its `PeerId`.
+        relay: String,
+        /// Why.
+        code: Code,
+        /// The same for a person.
+        text: String,
+    },
     /// Something a person may want to know.
     Note(String),
 }
@@ -90,6 +99,9 @@ impl Told<lobby::Applicant> for ApplicantEvent {
     fn notice(notice: Notice) -> Option<Self> {
         match notice {
             Notice::LinkUp(address) => Some(Self::Found { address }),
+            Notice::RelayRefused(relay, code, text) => {
+                Some(Self::RelayRefused { relay, code, text })
+            }
             Notice::Note(text) => Some(Self::Note(text)),
             Notice::Listening(_) => None,
         }

@@ -57,7 +57,7 @@ use std::{
     time::Instant,
 };
 
-use quorate_identity::SigningKey;
+use quorate_identity::{Code, SigningKey};
 use quorate_path::Policy;
 use tokio::{
     sync::{mpsc, mpsc::error::TrySendError},
@@ -287,6 +287,15 @@ pub enum OverlayEvent {
     Reachable {
         /// The own address, which no NAT changed on the way.
         ip: IpAddr,
+    },
+    /// A relay of the user or of the session does not let us in.
+    RelayRefused {
+        /// Its `PeerId`.
+        relay: String,
+        /// Why.
+        code: Code,
+        /// The same for a person.
+        text: String,
     },
     /// Something a person may want to know; never needed for the program's logic.
     Note(String),

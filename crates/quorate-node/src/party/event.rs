@@ -84,6 +84,15 @@ pub enum PartyEvent {
     },
     /// What became of looking for the others through nodes, for who asks why nobody was found.
     Rendezvous(Rendezvous),
+    /// A relay of the user or of the session does not let this party in.
+    RelayRefused {
+        /// Its `PeerId`.
+        relay: String,
+        /// The code.
+        code: String,
+        /// The same in words.
+        text: String,
+    },
     /// Something to know.
     Note {
         /// In words.

@@ -1,6 +1,6 @@
 //! The side that waits for invitations of its contacts.
 
-use quorate_identity::{Did, Rejection, SigningKey, Verified};
+use quorate_identity::{Code, Did, Rejection, SigningKey, Verified};
 use quorate_session::{Bundle, Invitation, post};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -45,6 +45,15 @@ pub enum ReceiveEvent {
     },
     /// Something was refused; the post goes on.
     Refused(Rejection),
+    /// A relay does not let us in.
+    RelayRefused {
+        /// Its `PeerId`.
+        relay: String,
+        /// Why.
+        code: Code,
+        /// The same for a person.
+        text: String,
+    },
     /// Something a person may want to know.
     Note(String),
 }
@@ -69,6 +78,9 @@ impl Told<post::Receiver> for ReceiveEvent {
     fn notice(notice: Notice) -> Option<Self> {
         match notice {
             Notice::Listening(address) => Some(Self::Listening { address }),
+            Notice::RelayRefused(relay, code, text) => {
+                Some(Self::RelayRefused { relay, code, text })
+            }
             Notice::Note(text) => Some(Self::Note(text)),
             Notice::LinkUp(_) => None,
         }

@@ -66,7 +66,7 @@ impl Told<post::Sender> for SendEvent {
     fn notice(notice: Notice) -> Option<Self> {
         match notice {
             Notice::Listening(address) => Some(Self::Listening { address }),
-            Notice::Note(text) => Some(Self::Note(text)),
+            Notice::Note(text) | Notice::RelayRefused(_, _, text) => Some(Self::Note(text)),
             Notice::LinkUp(_) => None,
         }
     }

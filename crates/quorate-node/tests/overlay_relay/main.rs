@@ -161,6 +161,7 @@ impl Node {
                 self.relays.retain(|r| r.peer != status.peer);
                 self.relays.push(status.clone());
             }
+            OverlayEvent::RelayRefused { text, .. } => self.notes.push(text.clone()),
             OverlayEvent::Note(note) => self.notes.push(note.clone()),
             OverlayEvent::LinkUp { link, .. } => self.last_link = *link,
             _ => {}

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Claim, Consent, Invited, Options, Sent, User, agree, privacy, readiness, show_machine, stopped,
-    unreached::{LOOKING, Sought},
+    unreached::{LOOKING, Refusals, Sought},
 };
 use crate::{
     failure::Failure,
@@ -40,6 +40,7 @@ struct Applying<'u, 'g> {
     waiting: Waiting<'g>,
     /// Addresses in the ticket.
     hints: Vec<String>,
+    refusals: Refusals,
     call: Option<Verified<Call>>,
     /// The program that came along with it.
     sent: Option<Sent>,
@@ -69,6 +70,7 @@ pub async fn apply(
         events,
         waiting: Waiting::new(user.global, HINT_AFTER),
         hints,
+        refusals: Refusals::default(),
         call: None,
         sent: None,
     };
@@ -120,7 +122,8 @@ impl Applying<'_, '_> {
             addresses: &self.hints,
             question: "is `quorate invite` still running there?",
         };
-        sought.not_found(patience, self.options)
+        let failure = sought.not_found(patience, self.options);
+        self.refusals.explain(failure, &self.options.reach.relays)
     }
 
     async fn on_event(
@@ -161,6 +164,12 @@ impl Applying<'_, '_> {
             ApplicantEvent::Declined(rejection) | ApplicantEvent::Closed(rejection) => {
                 self.waiting.end();
                 return Err(rejection.into());
+            }
+            ApplicantEvent::RelayRefused { relay, code, text } => {
+                let user = self.user;
+                self.waiting
+                    .aside(|| user.relay_refused(&relay, code, &text));
+                self.refusals.add(relay, code);
             }
             ApplicantEvent::Note(note) => self.waiting.aside(|| self.user.note(&note)),
         }

@@ -19,7 +19,12 @@ use quorate_node::{
 use quorate_session::{Bundle, Invitation, limits};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Invited, Options, User, returning::killed, stopped, unreached::LOOKING};
+use super::{
+    Invited, Options, User,
+    returning::killed,
+    stopped,
+    unreached::{LOOKING, Refusals},
+};
 use crate::{
     command::contacts::parse_did,
     consent::Terminal,
@@ -207,6 +212,7 @@ async fn wait(
     let mut stop = user.stop.clone();
     let mut until = Instant::now() + patience;
     let mut found: Vec<Invited> = Vec::new();
+    let mut refusals = Refusals::default();
     let ended = loop {
         let event = tokio::select! {
             biased;
@@ -231,6 +237,10 @@ async fn wait(
                     found.push(invited(*bundle, *invitation));
                 }
             }
+            Some(ReceiveEvent::RelayRefused { relay, code, text }) => {
+                waiting.aside(|| user.relay_refused(&relay, code, &text));
+                refusals.add(relay, code);
+            }
             Some(_) => {}
         }
     };
@@ -239,11 +249,12 @@ async fn wait(
     ended?;
     if found.is_empty() {
         let seconds = i64::try_from(patience.as_secs()).unwrap_or(i64::MAX);
-        return Err(Failure::new(
+        let failure = Failure::new(
             Code::NoPath,
             format!("no invitation came within {}", text::duration(seconds)),
         )
-        .hint("is `quorate invite` or `quorate again` running there, in the same network? Wait longer: --wait 30m"));
+        .hint("is `quorate invite` or `quorate again` running there, in the same network? Wait longer: --wait 30m");
+        return Err(refusals.explain(failure, &options.reach.relays));
     }
     Ok(found)
 }

@@ -203,6 +203,14 @@ impl User<'_> {
         self.show([text::row("note", &text::foreign(note))]);
     }
 
+    /// A relay does not let the user in.
+    pub fn relay_refused(&self, relay: &str, code: Code, text: &str) {
+        let code = code.as_str();
+        let members = [("relay", relay), ("code", code), ("text", text)];
+        self.event("relay-refused", &members.map(|(k, v)| (k, v.into())));
+        self.show([text::row("note", &text::foreign(text))]);
+    }
+
     /// Says that a kept invitation cannot be read, and goes on with the others.
     fn leave_out(&self, why: &Fault) {
         self.note(&format!("a kept invitation is left out: {}", why.detail));
@@ -438,6 +446,7 @@ pub async fn take_part(
         (limit, sought.not_found(limit, &options))
     });
     returning::begin(user, &invitation, &bundle)?;
+    let relays = options.reach.relays.clone();
     let kept = Zeroizing::new(bundle.encode());
     let ended = invitation.clone();
     let config = PartyConfig {
@@ -465,7 +474,7 @@ pub async fn take_part(
         stderr: Box::new(|| Box::new(tokio::io::stderr())),
         invitation,
     };
-    let patience = Patience::new(patience, &user.stop);
+    let patience = Patience::new(patience, relays, &user.stop);
     let done = run(user, config, (me, &claims), (delivery, starter), patience).await;
     let again = returning::settle(user, &ended, &kept);
     done.map_err(|failure| {

@@ -3,9 +3,10 @@
 //! ```text
 //! looking ─ found before `--wait` ended ─► goes on without it
 //!     └──── not found ─► E_NO_PATH: the addresses that were tried, the ways of looking, the next step
+//!                        E_NOT_LISTED, or what else its relays say, where none of the user's relays let the user in
 //! ```
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use quorate_identity::Code;
 use quorate_node::{
@@ -22,6 +23,33 @@ use crate::{failure::Failure, text};
 
 /// How long the inviter of a ticket and the post of contacts are looked for without `--wait`.
 pub const LOOKING: Duration = Duration::from_mins(1);
+
+/// Relays that did not let the user in.
+#[derive(Default)]
+pub struct Refusals(BTreeMap<String, Code>);
+
+impl Refusals {
+    /// The relay with this `PeerId` did not.
+    pub fn add(&mut self, relay: String, code: Code) {
+        self.0.insert(relay, code);
+    }
+
+    /// The failure of a search that nobody was found in: it is the relays', where the user named some and none let the
+    /// user in.
+    pub fn explain(&self, failure: Failure, relays: &[String]) -> Failure {
+        let of = |address: &String| {
+            let peer = address.rsplit('/').next().unwrap_or_default();
+            self.0.get(peer).copied()
+        };
+        let all: Option<Vec<Code>> = relays.iter().map(of).collect();
+        let Some(code) = all.and_then(|codes| codes.first().copied()) else {
+            return failure;
+        };
+        let text = format!("no relay of yours lets you in, and {}", failure.detail());
+        let shown: Vec<_> = relays.iter().map(|r| text::foreign(r)).collect();
+        Failure::new(code, text).note("relays", shown.join(", "))
+    }
+}
 
 /// What was looked for: in words, and at which addresses that came with it.
 pub struct Sought<'a> {
@@ -79,6 +107,9 @@ pub struct Patience {
     over: bool,
     /// How far looking through nodes came.
     nodes: Option<Rendezvous>,
+    /// The user's relays, and those that refused the user.
+    relays: Vec<String>,
+    refusals: Refusals,
     user: watch::Receiver<Stop>,
     wish: watch::Sender<Stop>,
 }
@@ -87,6 +118,7 @@ impl Patience {
     /// Begins now, if there is a limit at all. The session gets the wish that is returned.
     pub fn new(
         limit: Option<(Duration, Failure)>,
+        relays: Vec<String>,
         user: &watch::Receiver<Stop>,
     ) -> (Self, watch::Receiver<Stop>) {
         let mut user = user.clone();
@@ -97,6 +129,8 @@ impl Patience {
             until,
             over: false,
             nodes: None,
+            relays,
+            refusals: Refusals::default(),
             user,
             wish,
         };
@@ -107,6 +141,11 @@ impl Patience {
     pub fn look_at(&mut self, event: &PartyEvent, me: u16) {
         if let PartyEvent::Rendezvous(nodes) = event {
             self.nodes = Some(*nodes);
+        }
+        if let PartyEvent::RelayRefused { relay, code, .. } = event
+            && let Ok(code) = code.parse()
+        {
+            self.refusals.add(relay.clone(), code);
         }
         if let PartyEvent::Party { index, phase } = event
             && !self.over
@@ -153,7 +192,8 @@ impl Patience {
             .until
             .filter(|_| self.over)
             .map(|(_, failure)| failure)?;
-        Some(failure.note("nodes", nodes_line(self.nodes)))
+        let failure = failure.note("nodes", nodes_line(self.nodes));
+        Some(self.refusals.explain(failure, &self.relays))
     }
 }
 
@@ -191,6 +231,26 @@ fn nodes_line(nodes: Option<Rendezvous>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn relays_are_to_blame_where_each_of_the_users_refused() {
+        let relays = |names: &[&str]| -> Vec<String> {
+            let named = names
+                .iter()
+                .map(|n| format!("/ip4/203.0.113.1/tcp/4001/p2p/{n}"));
+            named.collect()
+        };
+        let mut refusals = Refusals::default();
+        let judged = |refusals: &Refusals, names: &[&str]| {
+            let failure = Failure::new(Code::NoPath, "nobody came");
+            refusals.explain(failure, &relays(names)).code()
+        };
+        assert_eq!(judged(&refusals, &["one"]), Code::NoPath);
+        refusals.add("one".into(), Code::NotListed);
+        assert_eq!(judged(&refusals, &["one"]), Code::NotListed);
+        assert_eq!(judged(&refusals, &["one", "two"]), Code::NoPath);
+        assert_eq!(judged(&refusals, &[]), Code::NoPath);
+    }
 
     #[test]
     fn what_nodes_did_is_said_in_one_line() {

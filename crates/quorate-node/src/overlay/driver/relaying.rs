@@ -399,10 +399,10 @@ impl Driver {
             Ok(Ok(())) | Err(Silence::Foreign) => {}
             Ok(Err(refusal)) => {
                 let why = format!("{}: {}", refusal.code, refusal.code.meaning());
-                self.note_relay(
-                    relay,
-                    &format!("the relay {name} does not let us in: {why}"),
-                );
+                let text = format!("the relay {name} does not let us in: {why}");
+                if self.is_news(relay) {
+                    self.refused_by(relay, refusal.code, text);
+                }
             }
             Err(Silence::NoAnswer) => tracing::debug!(%relay, "no answer to a pass"),
         }
@@ -429,7 +429,7 @@ impl Driver {
                          and it learns your DID",
                         Code::NotListed
                     );
-                    self.note(text);
+                    self.refused_by(relay, Code::NotListed, text);
                 }
             }
             // It is used all the same: it carries or it does not.
@@ -443,13 +443,25 @@ impl Driver {
         }
     }
 
+    fn refused_by(&mut self, relay: PeerId, code: Code, text: String) {
+        let relay = relay.to_string();
+        self.say(OverlayEvent::RelayRefused { relay, code, text });
+    }
+
     /// Says once that a relay does not work, until it works again.
     fn note_relay(&mut self, relay: PeerId, text: &str) {
-        let known = self.relaying.table.is_own(&relay);
-        if known && self.relaying.noted.insert(relay) && self.relaying.notes < MAX_RELAY_NOTES {
-            self.relaying.notes += 1;
+        if self.is_news(relay) {
             self.note(text.to_owned());
         }
+    }
+
+    /// Whether it is to be said that a relay does not work: once, until it works again.
+    fn is_news(&mut self, relay: PeerId) -> bool {
+        let known = self.relaying.table.is_own(&relay);
+        let news =
+            known && self.relaying.noted.insert(relay) && self.relaying.notes < MAX_RELAY_NOTES;
+        self.relaying.notes += u32::from(news);
+        news
     }
 
     fn show_circuits(&mut self, relay: PeerId) {

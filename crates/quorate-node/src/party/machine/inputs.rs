@@ -64,6 +64,10 @@ impl Machine {
                 self.ask_router();
                 self.tell_addresses();
             }
+            OverlayEvent::RelayRefused { relay, code, text } => {
+                let code = code.to_string();
+                show(&self.events, PartyEvent::RelayRefused { relay, code, text });
+            }
             OverlayEvent::Note(text) => show(&self.events, PartyEvent::Note { text }),
         }
     }
