@@ -10,7 +10,8 @@
 //! are dialled one after the other, [`STAGGER`] apart, and only as long as there is no connection. QUIC comes first: it finds
 //! out what size of packet a network lets through, where TCP may stall for ever on a line that swallows long ones. A way on
 //! which a connection fell silent comes last for [`SHUNNED_FOR`].
-//! While there is one over a relay only, direct addresses are still tried.
+//! While there is one over a relay only, direct addresses are still tried. Two targets that lead to the same peer do not wait
+//! for each other's end: an address where nobody answers, of a ticket for instance, holds up the relay by [`BACKOFF_FIRST`].
 //!
 //! No I/O and no clock in here; `now` comes last.
 //!
@@ -98,6 +99,8 @@ struct Target {
     /// The ways dialled in this round, while others are still to come.
     tried: Vec<Way>,
     pending: bool,
+    /// A dial to its peer by another target was under way when this one was to be dialled.
+    held_up: bool,
     /// A hint that leads to ourselves, or whose peer was refused.
     dead: bool,
     /// The way on which a connection fell silent, and until when it comes last.
@@ -113,6 +116,7 @@ impl Target {
             failures: 0,
             tried: Vec::new(),
             pending: false,
+            held_up: false,
             dead: false,
             shunned: None,
         }
@@ -139,6 +143,7 @@ impl Target {
     }
 
     fn back_off(&mut self, jitter: &mut Jitter, now: Instant) {
+        self.held_up = false;
         let doubled = BACKOFF_FIRST.saturating_mul(1 << self.failures.min(10));
         self.failures = (self.failures + 1).min(self.most_failures());
         self.tried.clear();
@@ -156,6 +161,7 @@ impl Target {
 
     fn start_over(&mut self, jitter: &mut Jitter, now: Instant) {
         self.failures = 0;
+        self.held_up = false;
         self.tried.clear();
         self.due = now + jitter.around(BACKOFF_FIRST);
     }
@@ -347,7 +353,7 @@ impl Dialing {
         Some(Attempt {
             key,
             peer: target.peer.filter(|_| expected),
-            second: !target.tried.is_empty() || reached != Reached::Not,
+            second: !target.tried.is_empty() || target.held_up || reached != Reached::Not,
             addresses: of_way.map(|e| e.address.clone()).collect(),
             way,
         })
@@ -383,6 +389,7 @@ impl Dialing {
             Failure::Myself => target.dead = true,
             Failure::Needless => {
                 target.pending = others;
+                target.held_up = reached == Reached::Not;
                 target.tried.clear();
                 target.due = now + jitter.around(BACKOFF_FIRST);
             }
@@ -616,6 +623,36 @@ mod tests {
         );
         table.failed(id(2), Failure::Other, now + STAGGER);
         assert!(table.poll_attempt(now + LONG).is_some());
+    }
+
+    #[test]
+    fn an_address_where_nobody_answers_does_not_hold_up_another_one_of_the_same_peer() {
+        let now = Instant::now();
+        let (peer, relay) = (PeerId::random(), PeerId::random());
+        let mut table = Dialing::new(7);
+        for way in [
+            "udp/9/quic-v1".to_owned(),
+            format!("tcp/7/p2p/{relay}/p2p-circuit"),
+        ] {
+            table.hint(endpoint(&format!("/ip4/127.0.0.1/{way}/p2p/{peer}")), now);
+        }
+        let silent = table.poll_attempt(now).expect("due");
+        table.started(&silent, id(1), now);
+        let circuit = table.poll_attempt(now).expect("due");
+        assert!(!circuit.second, "it is left to the first one to begin with");
+        table.started(&circuit, id(2), now);
+        table.failed(id(2), Failure::Needless, now);
+        let due = table.poll_timeout().expect("it comes again");
+        assert!(due <= now + BACKOFF_FIRST * 5 / 4);
+        let circuit = table.poll_attempt(due).expect("due");
+        assert!(circuit.second && circuit.way == Way::Circuit);
+        // Where the first one has led to the peer, the second one is not needed.
+        table.started(&circuit, id(3), due);
+        table.connected(id(1), peer, false);
+        table.failed(id(3), Failure::Needless, due);
+        table.closed(peer, false, due);
+        let again = table.poll_attempt(due + LONG).expect("due");
+        assert!(!again.second);
     }
 
     #[test]
