@@ -24,7 +24,8 @@ use tokio::{
 };
 
 use super::relay_probe::{
-    MAX_PROBE_BYTES, Probe, ProbeEvent, Sent, close, dial_failure, parse, reservation, swarm,
+    MAX_PROBE_BYTES, Probe, ProbeEvent, Sent, close, dial_failure, parse, reservation, root_cause,
+    swarm,
 };
 
 /// Most bytes that one circuit is given at a time.
@@ -233,10 +234,12 @@ impl Party {
             SwarmEvent::ConnectionClosed {
                 peer_id,
                 connection_id,
+                cause,
                 ..
             } => {
                 self.connections.retain(|(_, id)| *id != connection_id);
-                let cut = Err("the circuit was cut".to_owned());
+                let why = cause.map_or("closed".to_owned(), |e| root_cause(&e));
+                let cut = Err(format!("the circuit was cut: {why}"));
                 answer(&mut self.sending, peer_id, &cut);
             }
             SwarmEvent::Behaviour(ProbeEvent::Load(Sent { peer, result })) => {
